@@ -1,0 +1,42 @@
+"""What an engine is, and what it is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from nextstate.cell import Cell
+from nextstate.states import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One scan to run: inputs checked, s0 filled in, lengths int64 on the device of the input."""
+
+    cell: Cell
+    us: Tree
+    s0: Tree
+    lengths: Tensor | None
+    steps: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an engine cannot run a request. `surprising` ones are worth a warning to the user."""
+
+    reason: str
+    surprising: bool = False
+
+
+class Engine(Protocol):
+    name: str
+
+    def refusal(self, request: Request) -> Refusal | None:
+        """None if this engine can run the request; decided before anything runs."""
+
+    def scan(self, request: Request) -> tuple[Tree, Tree]: ...
+
+    def fold(self, request: Request) -> tuple[Tree, Tree]: ...

@@ -1,0 +1,172 @@
+"""The public loops: check the input, choose an engine, run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor
+
+from nextstate import loops
+from nextstate.cell import Cell, state_dtype
+from nextstate.checks import EngineError, FallbackWarning, check_sequence, check_state, describe, refuse
+from nextstate.engines.base import Engine, Request
+from nextstate.engines.reference import ReferenceEngine
+from nextstate.lengths import check_lengths
+from nextstate.states import Tree, leaves
+
+ENGINES: dict[str, Engine] = {"reference": ReferenceEngine()}
+"""Engines by name, in the order in which `auto` asks them; the reference engine is asked last."""
+
+_forced: ContextVar[str] = ContextVar("nextstate_engine", default="auto")
+_warned: set[tuple[str, str]] = set()
+
+
+@contextmanager
+def engine(name: str) -> Iterator[None]:
+    """Within this block every loop runs on the engine `name`, or raises `EngineError` if it cannot.
+
+    >>> with engine("reference"):
+    ...     pass
+    """
+    _check_name("engine", name)
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def scan(
+    cell: Cell, us: Tree, s0: Tree | None = None, *, lengths: Tensor | None = None, engine: str = "auto"
+) -> tuple[Tree, Tree]:
+    """Run a cell over a sequence and keep every output: many-to-many.
+
+    scan : (cell, [u], s0) -> ([v], sT)
+
+        def scan(cell, us, s):              # the meaning; lengths=None
+            vs = []
+            for u in us:
+                v, s = cell(u, s)
+                vs.append(v)
+            return stack(vs), s
+
+    Shapes: us [T, B, ...], s0 a state [B, ...] (default: `cell.initial_state(B)`), vs [T, B, ...].
+    `lengths` [B] integers, any order, any device, zeros allowed: a row of length n has the outputs of its
+    n steps, zeros after them, and the state after step n.
+    `engine`: "auto" takes the fastest that can run this cell on this input; a name forces one.
+
+    Raises InputError for input that cannot be right, EngineError if the engine forced cannot run.
+
+    >>> import torch
+    >>> from nextstate import FunctionCell
+    >>> total = FunctionCell(lambda u, s: (s + u, s + u), lambda b, **kw: torch.zeros(b, 1, **kw))
+    >>> vs, sT = scan(total, torch.ones(3, 2, 1), lengths=torch.tensor([3, 1]))
+    >>> vs.squeeze(-1).T.tolist(), sT.squeeze(-1).tolist()
+    ([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]], [3.0, 1.0])
+    """
+    request = _request("scan", cell, us, s0, lengths)
+    return choose(request, engine).scan(request)
+
+
+def fold(
+    cell: Cell, us: Tree, s0: Tree | None = None, *, lengths: Tensor | None = None, engine: str = "auto"
+) -> tuple[Tree, Tree]:
+    """Run a cell over a sequence and keep the last output only: many-to-one.
+
+    fold : (cell, [u], s0) -> (vT, sT)
+
+    vT [B, ...] is the output of each row's last step, zeros for a row of length 0. Everything else as in
+    `scan`; `fold(cell, us) == scan(cell, us)` at the last step, with less memory.
+
+    >>> import torch
+    >>> from nextstate import FunctionCell
+    >>> total = FunctionCell(lambda u, s: (s + u, s + u), lambda b, **kw: torch.zeros(b, 1, **kw))
+    >>> fold(total, torch.ones(3, 1, 1))[0].item()
+    3.0
+    """
+    request = _request("fold", cell, us, s0, lengths)
+    return choose(request, engine).fold(request)
+
+
+def unfold(
+    cell: Cell, s0: Tree, u0: Tree, *, steps: int, feed: Callable[[Tree], Tree], engine: str = "auto"
+) -> tuple[Tree, Tree]:
+    """Let a cell write a sequence, each output fed back as the next input: one-to-many.
+
+    unfold : (cell, s0, u0, v -> u) -> ([v], sT)
+
+        def unfold(cell, s, u):             # the meaning
+            vs = []
+            for _ in range(steps):
+                v, s = cell(u, s)
+                vs.append(v)
+                u = feed(v)
+            return stack(vs), s
+
+    Shapes: s0 a state [B, ...], u0 [B, ...], vs [steps, B, ...]. `feed` is any function of one output: an
+    arg max, a draw, an embedding. Gradients flow through it if it is differentiable.
+
+    >>> import torch
+    >>> from nextstate import FunctionCell
+    >>> double = FunctionCell(lambda u, s: (2 * u, s), lambda b, **kw: ())
+    >>> unfold(double, (), torch.ones(1, 1), steps=3, feed=lambda v: v)[0].flatten().tolist()
+    [2.0, 4.0, 8.0]
+    """
+    if not isinstance(steps, int) or steps < 0:
+        refuse("unfold", f"steps is {steps!r}; expected an integer >= 0")
+    parts = leaves(u0)
+    if not parts or any(part.dim() < 1 for part in parts):
+        refuse("unfold", f"u0 is {describe(u0)}; expected a first input [B, ...]")
+    check_state("unfold", "s0", s0, parts[0].shape[0], parts[0].device)
+    name = _wanted(engine)
+    if name not in ("auto", "reference"):
+        raise EngineError(f"engine {name!r} cannot run unfold: feed is Python between two steps")
+    return loops.unfold(cell, s0, u0, steps, feed)
+
+
+def choose(request: Request, engine: str = "auto") -> Engine:
+    """The engine that will run a request: the one forced, or the first in order that does not refuse."""
+    name = _wanted(engine)
+    if name != "auto":
+        chosen = ENGINES[name]
+        refusal = chosen.refusal(request)
+        if refusal is not None:
+            raise EngineError(f"engine {name!r} cannot run {type(request.cell).__name__}: {refusal.reason}")
+        return chosen
+    for candidate in ENGINES.values():
+        refusal = candidate.refusal(request)
+        if refusal is None:
+            return candidate
+        if refusal.surprising:
+            warn_once(type(request.cell).__name__, refusal.reason)
+    raise AssertionError("the reference engine refuses nothing")
+
+
+def warn_once(cell_name: str, reason: str) -> None:
+    if (cell_name, reason) not in _warned:
+        _warned.add((cell_name, reason))
+        warnings.warn(f"{cell_name} runs on the reference engine: {reason}", FallbackWarning, stacklevel=5)
+
+
+def _wanted(engine: str) -> str:
+    _check_name("engine", engine)
+    return engine if engine != "auto" else _forced.get()
+
+
+def _check_name(operation: str, name: str) -> None:
+    if name != "auto" and name not in ENGINES:
+        known = ", ".join(repr(known) for known in ("auto", *ENGINES))
+        refuse(operation, f"no engine is called {name!r}; there are {known}")
+
+
+def _request(operation: str, cell: Cell, us: Tree, s0: Tree | None, lengths: Tensor | None) -> Request:
+    steps, batch = check_sequence(operation, us)
+    parts = leaves(us)
+    device = parts[0].device
+    if s0 is None:
+        s0 = cell.initial_state(batch, device=device, dtype=state_dtype(cell, parts))
+    check_state(operation, "s0", s0, batch, device)
+    return Request(cell, us, s0, check_lengths(operation, lengths, steps, batch, device), steps, batch)
