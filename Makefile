@@ -1,0 +1,61 @@
+# make run     set up, train the short sorter with live progress, save model and learning curve, sort some lists
+# make test    set up, then ruff, mypy and pytest
+# make check   ruff and mypy only          make bench   the benchmarks          make clean   remove what was built
+#
+# The set-up is done once; a stamp file per stage makes the second call immediate.
+# TORCH may name another build: make run TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3.11
+TORCH  ?= torch==2.13.0
+VENV   ?= .venv
+RUN    ?= runs/sort
+
+BIN    := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PINS   := requirements/constraints.txt
+NATIVE := $(wildcard CMakeLists.txt) $(shell find csrc -type f 2>/dev/null)
+
+.PHONY: setup run test check bench clean
+.DELETE_ON_ERROR:
+
+setup: $(STAMPS)/package
+
+$(STAMPS)/venv:
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# torch alone and first: as a dependency of something else the index would give its multi-gigabyte CUDA build
+$(STAMPS)/torch: $(STAMPS)/venv
+	$(BIN)/pip install $(TORCH)
+	@touch $@
+
+$(STAMPS)/pins: $(STAMPS)/torch $(PINS)
+	$(BIN)/pip install -r $(PINS)
+	@touch $@
+
+$(STAMPS)/package: $(STAMPS)/pins pyproject.toml $(NATIVE)
+ifneq ($(wildcard CMakeLists.txt),)
+	$(BIN)/pip install --no-build-isolation --no-deps -e .
+else
+	echo "$(CURDIR)/src" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nextstate.pth"
+endif
+	@touch $@
+
+run: setup
+	$(BIN)/python -m nextstate.cli train sort --recipe short --out $(RUN)
+	$(BIN)/python -m nextstate.cli sort --model $(RUN)/model.safetensors 5 3 9 1 32 3 17 3
+	$(BIN)/python -m nextstate.cli eval sort --model $(RUN)/model.safetensors --lists 1000
+
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build dist runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
