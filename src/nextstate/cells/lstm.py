@@ -1,0 +1,77 @@
+"""Long short-term memory in the form of cuDNN and PyTorch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nextstate.cell import Cell
+from nextstate.cells.parameters import check_input, check_pair, check_sizes, uniform_
+
+
+class LSTMState(NamedTuple):
+    """State of the LSTM family: hidden `h` (also the output) and memory `c`, both batch first.
+
+    >>> LSTMState(torch.zeros(2, 5), torch.zeros(2, 5)).c.shape
+    torch.Size([2, 5])
+    """
+
+    h: Tensor
+    c: Tensor
+
+
+class LSTM(Cell):
+    """Long short-term memory without peepholes (as cuDNN and PyTorch), gate order i, f, g, o.
+
+    LSTM : (u, (h, c)) -> (h', (h', c'))
+
+        i  = sigmoid(W_i u + b_i + U_i h + d_i)
+        f  = sigmoid(W_f u + b_f + U_f h + d_f)
+        g  = tanh   (W_g u + b_g + U_g h + d_g)
+        o  = sigmoid(W_o u + b_o + U_o h + d_o)
+        c' = f c + i g
+        h' = o tanh(c')
+
+    Shapes: u [B, I], h, c and v [B, H]; weight_ih [4H, I], weight_hh [4H, H], bias_ih and bias_hh [4H]: the
+    layout of `torch.nn.LSTMCell`, whose state_dict loads here and back.
+    Start: U(-1/sqrt(H), 1/sqrt(H)) for every parameter, as PyTorch; `nextstate.init` has other choices.
+
+    Raises InputError if u is not [B, I] or the state is not ([B, H], [B, H]).
+    Source: Gers, Schmidhuber and Cummins 2000, which added the forget gate to Hochreiter and Schmidhuber
+    1997. The form with peepholes is `PeepholeLSTM`.
+
+    >>> cell = LSTM(3, 5)
+    >>> v, (h, c) = cell(torch.ones(2, 3), cell.initial_state(2))
+    >>> v.shape, c.shape
+    (torch.Size([2, 5]), torch.Size([2, 5]))
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        check_sizes("LSTM", input_size, hidden_size)
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden_size, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
+        self.bias_ih = nn.Parameter(torch.empty(4 * hidden_size))
+        self.bias_hh = nn.Parameter(torch.empty(4 * hidden_size))
+        uniform_(self, hidden_size)
+
+    def initial_state(
+        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> LSTMState:
+        zeros = torch.zeros(batch_size, self.hidden_size, device=device, dtype=dtype)
+        return LSTMState(zeros, zeros)
+
+    def forward(self, u: Tensor, s: LSTMState) -> tuple[Tensor, LSTMState]:
+        h, c = check_pair("LSTM", s)
+        check_input("LSTM", u, self.input_size, h, self.hidden_size)
+        check_input("LSTM", u, self.input_size, c, self.hidden_size)
+        from_input = F.linear(u, self.weight_ih, self.bias_ih)
+        from_state = F.linear(h, self.weight_hh, self.bias_hh)
+        i, f, g, o = (from_input + from_state).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, LSTMState(h, c)
