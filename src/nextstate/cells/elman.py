@@ -34,6 +34,8 @@ class Elman(Cell):
     (torch.Size([2, 5]), True)
     """
 
+    gates = ("h",)
+
     def __init__(
         self, input_size: int, hidden_size: int, *, activation: Callable[[Tensor], Tensor] = torch.tanh
     ) -> None:
@@ -53,7 +55,7 @@ class Elman(Cell):
         return torch.zeros(batch_size, self.hidden_size, device=device, dtype=dtype)
 
     def forward(self, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        check_input("Elman", u, self.input_size, h, self.hidden_size)
+        check_input("Elman", u, self.weight_ih, h, self.hidden_size)
         from_input = F.linear(u, self.weight_ih, self.bias_ih)
         from_state = F.linear(h, self.weight_hh, self.bias_hh)
         h = self.activation(from_input + from_state)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cell import Cell
+from nextstate.cells.carrying import Carrying
 from nextstate.cells.parameters import check_input, check_sizes, uniform_
 
 
-class GRU(Cell):
+class GRU(Carrying):
     """Gated recurrent unit, reset after the product (as cuDNN and PyTorch), gate order r, z, n.
 
     GRU : (u, h) -> (h', h')
@@ -34,6 +34,9 @@ class GRU(Cell):
     torch.Size([2, 5])
     """
 
+    gates = ("r", "z", "n")
+    keeps = ("z", 1)
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         check_sizes("GRU", input_size, hidden_size)
@@ -49,10 +52,10 @@ class GRU(Cell):
     ) -> Tensor:
         return torch.zeros(batch_size, self.hidden_size, device=device, dtype=dtype)
 
-    def forward(self, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        check_input("GRU", u, self.input_size, h, self.hidden_size)
+    def step(self, u: Tensor, h: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        check_input("GRU", u, self.weight_ih, h, self.hidden_size)
         from_input = F.linear(u, self.weight_ih, self.bias_ih).chunk(3, -1)
-        from_state = F.linear(h, self.weight_hh, self.bias_hh).chunk(3, -1)
+        from_state = F.linear(seen, self.weight_hh, self.bias_hh).chunk(3, -1)
         r = torch.sigmoid(from_input[0] + from_state[0])
         z = torch.sigmoid(from_input[1] + from_state[1])
         n = torch.tanh(from_input[2] + r * from_state[2])

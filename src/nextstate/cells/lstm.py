@@ -49,6 +49,9 @@ class LSTM(Cell):
     (torch.Size([2, 5]), torch.Size([2, 5]))
     """
 
+    gates = ("i", "f", "g", "o")
+    keeps = ("f", 1)
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         check_sizes("LSTM", input_size, hidden_size)
@@ -67,8 +70,8 @@ class LSTM(Cell):
 
     def forward(self, u: Tensor, s: LSTMState) -> tuple[Tensor, LSTMState]:
         h, c = check_pair("LSTM", s)
-        check_input("LSTM", u, self.input_size, h, self.hidden_size)
-        check_input("LSTM", u, self.input_size, c, self.hidden_size)
+        check_input("LSTM", u, self.weight_ih, h, self.hidden_size)
+        check_input("LSTM", u, self.weight_ih, c, self.hidden_size)
         from_input = F.linear(u, self.weight_ih, self.bias_ih)
         from_state = F.linear(h, self.weight_hh, self.bias_hh)
         i, f, g, o = (from_input + from_state).chunk(4, -1)
