@@ -1,0 +1,34 @@
+"""Training: one step, a loop that yields what happened, schedules, averages, checkpoints.
+
+Nothing here prints, plots or knows a task; `nextstate.recipes` joins training with networks and tasks.
+"""
+
+from nextstate.training.average import Average
+from nextstate.training.checkpoint import Checkpoints
+from nextstate.training.fit import Evaluation, Record, fit, no_improvement
+from nextstate.training.schedule import Seconds, Steps, warmup_cosine
+from nextstate.training.source import Chunk, Chunks, Indexed, Source
+from nextstate.training.step import Loss, NonFiniteGradient, TrainState, carried, skip, stop, train_step
+
+__all__ = [
+    "Average",
+    "Checkpoints",
+    "Chunk",
+    "Chunks",
+    "Evaluation",
+    "Indexed",
+    "Loss",
+    "NonFiniteGradient",
+    "Record",
+    "Seconds",
+    "Source",
+    "Steps",
+    "TrainState",
+    "carried",
+    "fit",
+    "no_improvement",
+    "skip",
+    "stop",
+    "train_step",
+    "warmup_cosine",
+]
