@@ -1,9 +1,30 @@
 """NextState: write one recurrent step, get every recurrent network."""
 
 from nextstate.cell import Cell, FunctionCell
-from nextstate.cells import GRU, LSTM, Elman, LSTMState
+from nextstate.cells import (
+    GRU,
+    LSTM,
+    CoupledLSTM,
+    Elman,
+    LayerNormGRU,
+    LayerNormLSTM,
+    LSTMState,
+    MinGRU,
+    PeepholeLSTM,
+    ProjectedLSTM,
+    ResetBeforeGRU,
+)
 from nextstate.checks import EngineError, FallbackWarning, InputError
-from nextstate.combine import Embedded
+from nextstate.combine import (
+    Dropped,
+    Embedded,
+    LearnedStart,
+    ResetWhen,
+    Residual,
+    Stacked,
+    WithState,
+    Zoneout,
+)
 from nextstate.networks import EncoderDecoder
 from nextstate.run import engine, fold, scan, unfold
 
@@ -13,6 +34,8 @@ __all__ = [
     "GRU",
     "LSTM",
     "Cell",
+    "CoupledLSTM",
+    "Dropped",
     "Elman",
     "Embedded",
     "EncoderDecoder",
@@ -21,6 +44,18 @@ __all__ = [
     "FunctionCell",
     "InputError",
     "LSTMState",
+    "LayerNormGRU",
+    "LayerNormLSTM",
+    "LearnedStart",
+    "MinGRU",
+    "PeepholeLSTM",
+    "ProjectedLSTM",
+    "ResetBeforeGRU",
+    "ResetWhen",
+    "Residual",
+    "Stacked",
+    "WithState",
+    "Zoneout",
     "engine",
     "fold",
     "scan",

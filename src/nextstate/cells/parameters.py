@@ -30,9 +30,8 @@ def check_input(cell: str, u: Tensor, weight: Tensor, h: Tensor, hidden_size: in
     for name, x in (("input", u), ("state", h)):
         if x.device != weight.device:
             refuse(cell, f"the {name} is on {x.device} and the weights on {weight.device}; move one of them")
-        if x.dtype != weight.dtype and not (
-            x.is_floating_point() and torch.is_autocast_enabled(weight.device.type)
-        ):
+        autocast = weight.device.type != "meta" and torch.is_autocast_enabled(weight.device.type)
+        if x.dtype != weight.dtype and not (autocast and x.is_floating_point()):
             refuse(
                 cell,
                 f"the {name} is {describe(x)} and the weights are "

@@ -1,0 +1,19 @@
+"""Cells from cells: every wrapper here takes cells, is a cell, and combines with the others."""
+
+from nextstate.combine.dropout import Dropped, DroppedState, Masks, Zoneout
+from nextstate.combine.inputs import Embedded, ResetWhen, check_ids
+from nextstate.combine.structure import LearnedStart, Residual, Stacked, WithState
+
+__all__ = [
+    "Dropped",
+    "DroppedState",
+    "Embedded",
+    "LearnedStart",
+    "Masks",
+    "ResetWhen",
+    "Residual",
+    "Stacked",
+    "WithState",
+    "Zoneout",
+    "check_ids",
+]
