@@ -1,0 +1,53 @@
+#include <cstdlib>
+#include <stdexcept>
+
+#include "engine.h"
+
+namespace nextstate {
+namespace {
+
+std::vector<const Kernels*> usable() {  // best first
+  std::vector<const Kernels*> list;
+#ifdef NEXTSTATE_X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq"))
+    list.push_back(kernels_avx512());
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list.push_back(kernels_avx2());
+#endif
+  list.push_back(kernels_portable());
+  return list;
+}
+
+const std::vector<const Kernels*>& all() {
+  static const auto list = usable();
+  return list;
+}
+
+const Kernels& named(const std::string& isa) {
+  std::string names;
+  for (const Kernels* k : all()) {
+    if (isa == k->name) return *k;
+    names += std::string(names.empty() ? "" : ", ") + k->name;
+  }
+  throw std::invalid_argument("instruction set '" + isa + "' cannot run here; available: " + names);
+}
+
+}  // namespace
+
+const Kernels& kernels(const std::string& isa) {
+  if (!isa.empty()) return named(isa);
+  static const Kernels& best = [&]() -> const Kernels& {
+    const char* forced = std::getenv("NEXTSTATE_ISA");
+    return forced && *forced ? named(forced) : *all().front();
+  }();
+  return best;
+}
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Kernels* k : all()) names.push_back(k->name);
+  return names;
+}
+
+}  // namespace nextstate

@@ -1,0 +1,107 @@
+// A block over row tiles, and the two ways blocks are run: over all rows of a chunk, and step by step.
+
+INLINE void prefetch_tile(const View& v, int np, int nr) {
+  if (v.ps == 0) return;
+  if (v.rs == VL) {  // tiled: one piece
+    const float* end = v.p + (int64_t)np * nr * VL;
+    for (const float* p = v.p; p < end; p += 16) __builtin_prefetch(p);
+    return;
+  }
+  if (v.rs == 0) return;
+  for (int i = 0; i < nr; i++)
+    for (int u = 0; u < np; u += 16 / VL) __builtin_prefetch(v.p + i * v.rs + u * v.ps);
+}
+
+static void run_tile(const Run* r, Worker* w, const Block* block, const View* at, const int64_t* const* step_ids, int g0,
+                     int g1, Rows rows, int64_t plane_rows) {
+  View* v = (View*)w->views;
+  const int p0 = block->group[g0], np = block->group[g1] - p0, nr = rows.nr;
+  const int64_t panel_stride = plane_rows * VL;
+  View* mem = v + block->nplanes + block->nconsts;
+  const int64_t* ids[MAX_REFS];
+  for (int i = 0; i < block->nrefs; i++) {
+    mem[i] = tile_view(r, block->ref + i, at[i], rows.r0, nr, p0);
+    if (step_ids[i]) ids[i] = step_ids[i] + rows.r0;
+    prefetch_tile(mem[i], np, nr);
+  }
+  for (int i = 0; i < block->ngemms; i++) {
+    const Gemm* g = block->gemm + i;
+    ARows a[MAX_SEGMENTS];
+    for (int s = 0; s < g->nseg; s++) {
+      const View& x = at[g->seg[s].ref];
+      a[s] = {x.p + rows.r0 * x.rs, x.rs, g->seg[s].k};
+    }
+    gemm_groups(block, g, g0, g1, a, nr, r->packed, w->planes, w->plane_floats, panel_stride);
+  }
+  interpret(r, block, v, ids, {rows.r0, nr, p0, np, block->width});
+}
+
+static void finish_reductions(const Run* r, const Block* block, const View* at, const Rows* tiles, int ntiles) {
+  for (int i = 0; i < block->nred; i++) {
+    const float* acc = r->reduction + (size_t)i * r->reduction_rows * VL;
+    float* out = at[block->red[i].ref].p;
+    for (int n = 0; n < ntiles; n++)
+      for (int64_t row = tiles[n].r0; row < tiles[n].r0 + tiles[n].nr; row++)
+        out[row] = reduce_lanes(acc + row * VL, block->red[i].max);
+  }
+}
+
+static void run_block(const Run* r, Worker* w, const Block* block, const Position& position, const Rows* tiles, int ntiles) {
+  View* v = (View*)w->views;
+  View at[MAX_REFS];
+  const int64_t* ids[MAX_REFS];
+  int max_rows = 1;
+  for (int n = 0; n < ntiles; n++) max_rows = tiles[n].nr > max_rows ? tiles[n].nr : max_rows;
+  for (int i = 0; i < block->nrefs; i++) {
+    const Ref* ref = block->ref + i;
+    at[i] = view_at(r, ref, position);
+    const Buffer* b = r->plan->buffer + ref->buf;
+    ids[i] = b->kind == Kind::gather ? r->ids[b->slot] + position.row : nullptr;
+  }
+  for (int i = 0; i < block->nplanes; i++) v[i] = {w->planes + i * w->plane_floats, VL, (int64_t)max_rows * VL};
+  for (int i = 0; i < block->nconsts; i++) v[block->nplanes + i] = {(float*)block->consts + i * 16, 0, 0};
+
+  const int together = PLANE_VECTORS / max_rows;  // panels
+  for (int g0 = 0, g1; g0 < block->ngroups; g0 = g1) {
+    for (g1 = g0 + 1; g1 < block->ngroups && block->group[g1 + 1] - block->group[g0] <= together;) g1++;
+    for (int n = 0; n < ntiles; n++) run_tile(r, w, block, at, ids, g0, g1, tiles[n], max_rows);
+  }
+  if (block->nred) finish_reductions(r, block, at, tiles, ntiles);
+}
+
+static void run_flat(const Run* r, Worker* w, const Block* blocks, int nblocks, const Chunk* c, int64_t r0, int64_t r1) {
+  if (r1 <= r0) return;
+  const Position at = chunk_position(r, c);
+  Rows tiles[FLAT_TILES];
+  while (r0 < r1) {  // pieces of a bounded number of tiles
+    const int64_t most = (int64_t)FLAT_TILES * FLAT_ROWS;
+    const int64_t n = r1 - r0 < most ? r1 - r0 : most;
+    const int count = (int)((n + FLAT_ROWS - 1) / FLAT_ROWS);
+    for (int i = 0; i < count; i++) {
+      const int64_t a = n * i / count;
+      tiles[i] = {r0 + a, (int)(n * (i + 1) / count - a)};
+    }
+    for (int b = 0; b < nblocks; b++) run_block(r, w, blocks + b, at, tiles, count);
+    r0 += n;
+  }
+}
+
+static void run_steps(const Run* r, Worker* w, const Chunk* c) {
+  const Plan* plan = r->plan;
+  int64_t rows = -1;
+  int count = 0;
+  for (int64_t i = 0; i < c->t1 - c->t0; i++) {
+    const int64_t t = plan->reverse ? c->t1 - 1 - i : c->t0 + i;
+    const int64_t now = row_count(r, t);
+    if (now != rows) {
+      rows = now;
+      for (count = 0; count < w->ntiles && w->tiles[count].r0 < rows; count++) {
+        const int64_t left = rows - w->tiles[count].r0;
+        w->active[count] = {w->tiles[count].r0, left < w->tiles[count].nr ? (int)left : w->tiles[count].nr};
+      }
+    }
+    if (count == 0) continue;
+    const Position at = step_position(r, c, t);
+    for (int b = 0; b < plan->nstep; b++) run_block(r, w, plan->step + b, at, w->active, count);
+  }
+}

@@ -1,0 +1,110 @@
+#include "threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+namespace nextstate {
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(40);
+
+template <class Done>
+bool spin(Done done) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 64; i++) {
+      if (done()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+class Team {
+ public:
+  bool run(int n, void (*fn)(void*, int), void* arg) {
+    if (!owner_.try_lock()) return false;
+    std::lock_guard<std::mutex> hold(owner_, std::adopt_lock);
+    while (size_ < n - 1) {
+      std::thread(&Team::work, this, size_ + 1, epoch_.load()).detach();
+      size_++;
+    }
+    fn_ = fn, arg_ = arg, n_ = n;
+    left_.store(size_, std::memory_order_relaxed);
+    epoch_.fetch_add(1);  // sequentially consistent with the sleepers' check below
+    if (sleeping_.load() > 0) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      wake_.notify_all();
+    }
+    fn(arg, 0);
+    auto done = [&] { return left_.load(std::memory_order_acquire) == 0; };
+    while (!spin(done)) sched_yield();
+    return true;
+  }
+  int size() const { return size_; }
+
+ private:
+  void work(int id, unsigned seen) {
+    for (;;) {
+      auto called = [&] { return epoch_.load() != seen; };
+      if (!spin(called)) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        sleeping_.fetch_add(1);
+        wake_.wait(lock, called);
+        sleeping_.fetch_sub(1);
+      }
+      seen = epoch_.load();
+      if (id < n_) fn_(arg_, id);
+      left_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  std::mutex owner_, mutex_;
+  std::condition_variable wake_;
+  std::atomic<unsigned> epoch_{0};
+  std::atomic<int> left_{0}, sleeping_{0};
+  int size_ = 0, n_ = 0;
+  void (*fn_)(void*, int) = nullptr;
+  void* arg_ = nullptr;
+};
+
+// Never destroyed: its threads outlive static destructors. A forked child has none of them and starts a new team.
+std::atomic<Team*> current{nullptr};
+
+Team& team() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    current = new Team;
+    pthread_atfork(nullptr, nullptr, [] { current = new Team; });
+  });
+  return *current;
+}
+
+}  // namespace
+
+bool team_run(int n, void (*fn)(void*, int), void* arg) {
+  if (n > 1) return team().run(n, fn, arg);
+  fn(arg, 0);
+  return true;
+}
+
+int team_size() { return team().size(); }
+
+void Barrier::wait() {
+  if (n_ == 1) return;
+  const unsigned phase = phase_.load(std::memory_order_relaxed);
+  if (waiting_.fetch_add(1, std::memory_order_acq_rel) + 1 == n_) {
+    waiting_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  auto passed = [&] { return phase_.load(std::memory_order_acquire) != phase; };
+  while (!spin(passed)) sched_yield();
+}
+
+}  // namespace nextstate
