@@ -1,0 +1,66 @@
+"""Training batches: batch n is a pure function of the seed and n, so a run can be resumed exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nextstate.checks import refuse
+from nextstate.tasks.sort.laws import mixed, uniform
+
+
+class SortBatch(NamedTuple):
+    """Ids [batch, time] (number - 1; padding 0), the same in order, lengths [batch]."""
+
+    source: Tensor
+    target: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingLists:
+    """Batches of random lists.
+
+    TrainingLists : n -> SortBatch
+
+    Each list has a length of its own: `longest` for a share `full` of them, else uniform in
+    shortest..longest; and its numbers are uniform over 1..largest with probability `plain`, else drawn from
+    the law `mixed`.
+
+    >>> batch = TrainingLists(largest=9, longest=4, size=2)(0)
+    >>> batch.source.shape, bool((batch.target.diff(dim=1) < 0).any() and batch.lengths.min() == 4)
+    (torch.Size([2, 4]), False)
+    """
+
+    largest: int
+    longest: int
+    size: int
+    shortest: int = 1
+    full: float = 1.0
+    plain: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.largest, self.longest, self.size) < 1 or not (
+            0 <= self.full <= 1 and 0 <= self.plain <= 1
+        ):
+            refuse("TrainingLists", f"{self}: sizes must be at least 1 and shares within 0..1")
+
+    def __call__(self, number: int) -> SortBatch:
+        random = np.random.default_rng([self.seed, number])
+        lengths = random.integers(self.shortest, self.longest + 1, self.size)
+        lengths[random.random(self.size) < self.full] = self.longest
+        steps = int(lengths.max())
+        lists = uniform(random, self.size, steps, self.largest)
+        other = np.flatnonzero(random.random(self.size) >= self.plain)
+        if other.size:
+            lists[other] = mixed(random, other.size, steps, self.largest)
+        padding = np.arange(steps) >= lengths[:, None]
+        source = np.where(padding, 0, lists - 1)
+        target = np.sort(np.where(padding, self.largest, lists - 1), 1)
+        target[padding] = 0
+        return SortBatch(torch.from_numpy(source), torch.from_numpy(target), torch.from_numpy(lengths))

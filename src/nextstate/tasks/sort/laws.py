@@ -1,0 +1,118 @@
+"""Laws of random lists. Each draws `count` lists of `length` numbers out of 1..largest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Lists = NDArray[np.int64]
+"""Numbers [count, length]."""
+
+Law = Callable[[np.random.Generator, int, int, int], Lists]
+"""(random, count, length, largest) -> lists."""
+
+
+def uniform(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
+    """Every number alike, with replacement."""
+    return random.integers(1, largest + 1, (count, length))
+
+
+def permutation(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
+    """No number more often than it must be: all distinct up to `largest` numbers, then a second round.
+
+    >>> sorted(permutation(np.random.default_rng(0), 1, 5, 3)[0].tolist())[::2]
+    [1, 2, 3]
+    """
+    rounds = -(-length // largest)
+    keys = random.random((count, rounds, largest))
+    return keys.argsort(-1).reshape(count, -1)[:, :length] + 1
+
+
+def ascending(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
+    """Uniform numbers that stand in order already."""
+    return np.sort(uniform(random, count, length, largest), 1)
+
+
+def descending(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
+    """Uniform numbers in the opposite of their order."""
+    return ascending(random, count, length, largest)[:, ::-1].copy()
+
+
+def all_equal(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
+    """One number throughout."""
+    return np.broadcast_to(uniform(random, count, 1, largest), (count, length)).copy()
+
+
+def one_different(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
+    """One number throughout, but for another one at a random place."""
+    lists = all_equal(random, count, length, largest)
+    if length and largest > 1:
+        rows, place = np.arange(count), random.integers(0, length, count)
+        other = (lists[:, 0] - 1 + random.integers(1, largest, count)) % largest + 1
+        lists[rows, place] = other
+    return lists
+
+
+def zipf(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
+    """Number v with a probability proportional to 1 / v."""
+    weights = 1 / np.arange(1, largest + 1)
+    return random.choice(largest, (count, length), p=weights / weights.sum()) + 1
+
+
+def clumped(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
+    """Near a centre drawn for each list: rounded normal with standard deviation 2, kept within the range."""
+    centre = uniform(random, count, 1, largest)
+    return np.clip(np.rint(random.normal(centre, 2, (count, length))), 1, largest).astype(np.int64)
+
+
+def few_distinct(kinds: int) -> Law:
+    """The law of lists made of `kinds` numbers, chosen for each list, each as likely as the others."""
+
+    def law(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
+        chosen = random.random((count, largest)).argsort(1)[:, :kinds] + 1
+        return np.take_along_axis(chosen, random.integers(0, chosen.shape[1], (count, length)), 1)
+
+    return law
+
+
+LAWS: dict[str, Law] = {
+    "uniform": uniform,
+    "permutation": permutation,
+    "sorted": ascending,
+    "reversed": descending,
+    "all equal": all_equal,
+    "one different": one_different,
+    "zipf": zipf,
+    "clumped": clumped,
+    **{f"{kinds} distinct": few_distinct(kinds) for kinds in (2, 4, 8, 16)},
+}
+"""The laws an evaluation goes through, by name."""
+
+
+def mixed(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
+    """The law of training: every list has an alphabet and weights of its own.
+
+        m  in 1..largest, log-uniform          size of the alphabet
+        alphabet                               m numbers anywhere, or the m nearest to a random centre
+        p ~ Dirichlet(a, ..., a)               a = 0.1, 0.5, 2 or infinity (equal weights), equally likely
+        numbers drawn independently from p
+
+    It contains lists with few distinct numbers, in equal and in very unequal shares, clumps, one number
+    repeated, and uniform ones, without being any law of the evaluation but those of few distinct numbers.
+    """
+    size = np.floor(np.exp(random.random(count) * np.log(largest + 1))).astype(np.int64)
+    keys = random.random((count, largest))
+    centre = random.integers(0, largest, (count, 1))
+    near = np.abs(np.arange(largest) - centre) + keys  # the keys break ties
+    alphabet = np.where(random.random((count, 1)) < 0.5, near, keys).argsort(1)
+    concentration = np.array([0.1, 0.5, 2.0, np.inf])[random.integers(0, 4, count)]
+    finite = np.where(np.isinf(concentration), 1.0, concentration)
+    weights = random.standard_gamma(np.broadcast_to(finite[:, None], (count, largest)))
+    weights = np.where(np.isinf(concentration)[:, None], 1.0, weights + 1e-12)
+    weights = np.where(np.arange(largest) < size[:, None], weights, 0.0)
+    bounds = weights.cumsum(1)
+    drawn = random.random((count, length)) * bounds[:, -1:]
+    place = (drawn[:, :, None] >= bounds[:, None, :]).sum(-1)
+    return np.take_along_axis(alphabet, np.minimum(place, size[:, None] - 1), 1) + 1
