@@ -25,7 +25,7 @@ from nextstate.combine import (
     WithState,
     Zoneout,
 )
-from nextstate.networks import EncoderDecoder
+from nextstate.networks import Bidirectional, EncoderDecoder, LanguageModel, SequenceClassifier
 from nextstate.run import engine, fold, scan, unfold
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "GRU",
     "LSTM",
+    "Bidirectional",
     "Cell",
     "CoupledLSTM",
     "Dropped",
@@ -44,6 +45,7 @@ __all__ = [
     "FunctionCell",
     "InputError",
     "LSTMState",
+    "LanguageModel",
     "LayerNormGRU",
     "LayerNormLSTM",
     "LearnedStart",
@@ -53,6 +55,7 @@ __all__ = [
     "ResetBeforeGRU",
     "ResetWhen",
     "Residual",
+    "SequenceClassifier",
     "Stacked",
     "WithState",
     "Zoneout",

@@ -1,5 +1,21 @@
 """Networks from cells: batch-first ids or features in, built from scan, fold and unfold alone."""
 
+from nextstate.networks.bidirectional import Bidirectional
 from nextstate.networks.encoder_decoder import Decoder, DecoderState, EncoderDecoder
+from nextstate.networks.language_model import LanguageModel
+from nextstate.networks.pooling import Concatenation, Ends, Last, Max, Mean
+from nextstate.networks.sequence_classifier import SequenceClassifier
 
-__all__ = ["Decoder", "DecoderState", "EncoderDecoder"]
+__all__ = [
+    "Bidirectional",
+    "Concatenation",
+    "Decoder",
+    "DecoderState",
+    "EncoderDecoder",
+    "Ends",
+    "LanguageModel",
+    "Last",
+    "Max",
+    "Mean",
+    "SequenceClassifier",
+]
