@@ -1,0 +1,43 @@
+"""The command line: one verb a file. Results on stdout, messages on stderr; exit code 2 for bad input."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from nextstate.checks import InputError
+from nextstate.cli.eval_sort import eval_sort
+from nextstate.cli.info import info
+from nextstate.cli.sort import sort
+from nextstate.cli.train_sort import train_sort
+
+app = typer.Typer(
+    help="Recurrent networks from one step: train, evaluate and use them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train = typer.Typer(help="Train a network for a task.", no_args_is_help=True)
+evaluate = typer.Typer(help="Measure a trained network.", no_args_is_help=True)
+
+app.command("info")(info)
+app.command("sort", context_settings={"ignore_unknown_options": True})(sort)
+app.add_typer(train, name="train")
+app.add_typer(evaluate, name="eval")
+train.command("sort")(train_sort)
+evaluate.command("sort")(eval_sort)
+
+
+@app.callback()
+def about() -> None:
+    """Recurrent networks from one step: train, evaluate and use them."""
+
+
+def main() -> None:
+    """Run the command line; bad input ends it with one line on stderr and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"nextstate: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,31 @@
+"""`nextstate info`: what is installed and which engines can run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import Annotated
+
+import torch
+import typer
+
+
+def info(json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+    """Versions, engines, threads."""
+    import nextstate
+    from nextstate.run import ENGINES
+
+    facts: dict[str, object] = {
+        "nextstate": nextstate.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.is_available(),
+        "engines": list(ENGINES),
+    }
+    if json_output:
+        print(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        print(f"{name:10} {', '.join(value) if isinstance(value, list) else value}")

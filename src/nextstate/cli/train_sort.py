@@ -1,0 +1,165 @@
+"""`nextstate train sort`: train a sorter with live progress; leaves the model, its card and its curve."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nextstate.checks import refuse
+
+if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
+    from nextstate.recipes.sort import Recipe
+    from nextstate.training import Record
+
+
+class RecipeName(StrEnum):
+    short = "short"
+    robust = "robust"
+    sixty_four = "64"
+    hundred = "100"
+
+
+def train_sort(
+    recipe: Annotated[RecipeName, typer.Option(help="short: minutes; robust: all laws and lengths.")] = (
+        RecipeName.short
+    ),
+    out: Annotated[Path, typer.Option(help="Folder for model, card, curve and checkpoints.")] = Path(
+        "runs/sort"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and lists.")] = 0,
+    minutes: Annotated[float | None, typer.Option(help="Plan the run by the clock, not by steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps instead of the recipe's.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="32-true or bf16-mixed.")] = "32-true",
+    json_output: Annotated[bool, typer.Option("--json", help="A JSON object a record on stdout.")] = False,
+) -> None:
+    """Train a network to sort. A run that was interrupted is taken up again where its checkpoint stands."""
+    from dataclasses import replace
+
+    from lightning_fabric import Fabric
+
+    from nextstate.recipes.report import draw_curve, model_card
+    from nextstate.recipes.sort import RECIPES, prepare
+    from nextstate.tasks.sort import evaluate
+
+    chosen = RECIPES[recipe.value]
+    if steps is not None:
+        chosen = replace(chosen, steps=steps)
+    if minutes is not None and not minutes > 0:
+        refuse("train sort", f"minutes is {minutes}; it must be positive")
+    if device not in ("cpu", "cuda", "auto"):
+        refuse("train sort", f"device is {device!r}; expected cpu, cuda or auto")
+    if precision not in ("32-true", "bf16-mixed"):
+        refuse("train sort", f"precision is {precision!r}; expected 32-true or bf16-mixed")
+    out.mkdir(parents=True, exist_ok=True)
+    plan = {"recipe": asdict(chosen), "seed": seed, "minutes": minutes, "precision": precision}
+    _same_run(out, plan)
+    run = prepare(
+        chosen,
+        seed=seed,
+        seconds=None if minutes is None else 60 * minutes,
+        checkpoints=out / "checkpoints",
+        fabric=Fabric(accelerator=device, devices=1, precision=precision),  # type: ignore[arg-type]
+    )
+    history = _earlier_records(out / "curve.jsonl")
+    with _display(chosen, json_output) as show, (out / "curve.jsonl").open("a") as curve:
+        for record in run.records():
+            history = [earlier for earlier in history if earlier.step < record.step] + [record]
+            curve.write(json.dumps(asdict(record)) + "\n")
+            curve.flush()
+            show(record)
+    sorter = run.sorter()
+    sorter.network.eval()
+    lengths = sorted({chosen.shortest, (chosen.shortest + chosen.longest) // 2, chosen.longest})
+    entries = list(evaluate(sorter, largest=chosen.largest, lengths=lengths, lists=1000))
+    sorter.save(out / "model.safetensors")
+    state = run.state
+    card = model_card(
+        chosen, seed=seed, steps=state.step, seconds=state.seconds, entries=entries, evaluation_seed=1
+    )
+    _write(out / "model.md", card)
+    _write(out / "curve.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in history))
+    draw_curve(history, out / "curve.png")
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    (out / "run.json").unlink()
+    print(f"wrote {out}/model.safetensors, model.md, curve.png, curve.jsonl", file=sys.stderr)
+
+
+def _same_run(out: Path, plan: dict) -> None:
+    """Begin a run in `out`, or make sure that the one found there is this one."""
+    described = json.dumps(plan, indent=1)
+    if (out / "run.json").exists():
+        if (out / "run.json").read_text() != described:
+            refuse("train sort", f"{out} holds an unfinished run with other settings; name another --out")
+        return
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    (out / "curve.jsonl").unlink(missing_ok=True)
+    _write(out / "run.json", described)
+
+
+def _earlier_records(path: Path) -> list[Record]:
+    """The records of the run so far; a line cut short by a kill is left out."""
+    from nextstate.training import Record
+
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(Record(**json.loads(line)))
+        except ValueError:
+            continue
+    return records
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+@contextmanager
+def _display(recipe: Recipe, json_output: bool) -> Iterator[Callable[[Record], None]]:
+    """Where records go: JSON lines, a live line on a terminal, or a line for every evaluation."""
+    if json_output:
+        yield lambda record: print(json.dumps(asdict(record)), flush=True)
+    elif not sys.stderr.isatty():
+
+        def line(record: Record) -> None:
+            if record.evaluation is not None:
+                print(_summary(record, recipe), file=sys.stderr, flush=True)
+
+        yield line
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task("starting", total=1.0)
+
+            def live(record: Record) -> None:
+                progress.update(task, completed=record.progress, description=_summary(record, recipe))
+                if record.evaluation is not None:
+                    progress.console.print(_summary(record, recipe))
+
+            yield live
+
+
+def _summary(record: Record, recipe: Recipe) -> str:
+    left = record.seconds * (1 - record.progress) / max(record.progress, 1e-9)
+    shown = record.evaluation or record.metrics
+    kind = "unseen" if record.evaluation else "training"
+    return (
+        f"{record.rate * recipe.batch:6.0f} lists/s  loss {record.loss:.4f}  {kind}: "
+        f"numbers right {100 * shown['elements_right']:6.2f} %, "
+        f"whole lists {100 * shown['lists_right']:6.2f} %  {left:4.0f} s left"
+    )
