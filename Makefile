@@ -13,7 +13,7 @@ RUN    ?= runs/sort
 BIN    := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PINS   := requirements/constraints.txt
-NATIVE := $(wildcard CMakeLists.txt) $(shell find csrc -type f 2>/dev/null)
+NATIVE := CMakeLists.txt $(shell find csrc -type f)
 
 .PHONY: setup run test check bench clean
 .DELETE_ON_ERROR:
@@ -34,17 +34,12 @@ $(STAMPS)/pins: $(STAMPS)/torch $(PINS)
 	@touch $@
 
 $(STAMPS)/package: $(STAMPS)/pins pyproject.toml $(NATIVE)
-ifneq ($(wildcard CMakeLists.txt),)
 	$(BIN)/pip install --no-build-isolation --no-deps -e .
-else
-	echo "$(CURDIR)/src" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nextstate.pth"
-endif
 	@touch $@
 
 run: setup
-	$(BIN)/python -m nextstate.cli train sort --recipe short --out $(RUN)
-	$(BIN)/python -m nextstate.cli sort --model $(RUN)/model.safetensors 5 3 9 1 32 3 17 3
-	$(BIN)/python -m nextstate.cli eval sort --model $(RUN)/model.safetensors --lists 1000
+	$(BIN)/nextstate train sort --recipe short --out $(RUN)
+	$(BIN)/nextstate eval sort --model $(RUN)/model.safetensors --lists 1000
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2

@@ -60,8 +60,8 @@ def _lengths(text: str) -> list[int]:
     found: list[int] = []
     try:
         for part in filter(None, text.split(",")):
-            first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
+            first, dash, last = part.partition("-")
+            found += range(int(first), int(last if dash else first) + 1)
     except ValueError:
         refuse("eval sort", f"lengths is {text!r}; expected numbers and ranges such as 1-40,48")
     if any(length < 1 for length in found) or (text and not found):

@@ -19,6 +19,7 @@ from nextstate.checks import refuse
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
     from nextstate.recipes.sort import Recipe
+    from nextstate.recipes.sorter import TrainedSorter
     from nextstate.training import Record
 
 
@@ -92,7 +93,23 @@ def train_sort(
     draw_curve(history, out / "curve.png")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     (out / "run.json").unlink()
+    if not json_output:
+        _show_examples(sorter)
     print(f"wrote {out}/model.safetensors, model.md, curve.png, curve.jsonl", file=sys.stderr)
+
+
+def _show_examples(sorter: TrainedSorter) -> None:
+    """Three lists that were not trained on, and what the network makes of them."""
+    import numpy as np
+
+    from nextstate.tasks.sort import LAWS
+
+    random = np.random.default_rng(3)
+    for length in np.linspace(sorter.range.shortest, sorter.range.longest, 3).astype(int):
+        [numbers] = LAWS["uniform"](random, 1, int(length), sorter.range.largest).tolist()
+        [answer] = sorter.sort([numbers])
+        verdict = "right" if answer == sorted(numbers) else "WRONG"
+        print(" ".join(map(str, numbers)), "->", " ".join(map(str, answer)), f"({verdict})")
 
 
 def _same_run(out: Path, plan: dict) -> None:
