@@ -17,6 +17,7 @@ from nextstate.checks import InputError, refuse
 from nextstate.networks import EncoderDecoder
 
 FORMAT = "nextstate-sorter-1"
+"""The one key of the file's metadata: with several, safetensors would write them in a random order."""
 
 SHIPPED = Path(__file__).parent.parent / "models" / "sorter.safetensors"
 """The sorter that comes with the package; `sorter.md` beside it says how it was made and measured."""
@@ -92,7 +93,7 @@ class TrainedSorter:
         aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.network.state_dict().items()}
         about = {"hidden_size": self.size, "range": asdict(self.range)}
-        aside.write_bytes(save(tensors, metadata={"format": FORMAT, "sorter": json.dumps(about)}))
+        aside.write_bytes(save(tensors, metadata={FORMAT: json.dumps(about)}))
         aside.replace(path)
 
 
@@ -119,9 +120,9 @@ def load_sorter(path: Path = SHIPPED) -> TrainedSorter:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                refuse("sort", f"{path} is not a sorter: its format is {metadata.get('format')!r}")
-            about = json.loads(metadata["sorter"])
+            if FORMAT not in metadata:
+                refuse("sort", f"{path} is not a sorter: its metadata has no {FORMAT!r}")
+            about = json.loads(metadata[FORMAT])
             range = Range(**about["range"])
             network = sorting_network(range.largest, about["hidden_size"])
             network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
