@@ -91,6 +91,10 @@ LAWS: dict[str, Law] = {
 """The laws an evaluation goes through, by name."""
 
 
+CONCENTRATIONS = np.array([0.1, 0.5, 2.0, np.inf])
+"""Of the Dirichlet law of `mixed`: from nearly everything on one number to equal shares."""
+
+
 def mixed(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
     """The law of training: every list has an alphabet and weights of its own.
 
@@ -107,7 +111,7 @@ def mixed(random: np.random.Generator, count: int, length: int, largest: int) ->
     centre = random.integers(0, largest, (count, 1))
     near = np.abs(np.arange(largest) - centre) + keys  # the keys break ties
     alphabet = np.where(random.random((count, 1)) < 0.5, near, keys).argsort(1)
-    concentration = np.array([0.1, 0.5, 2.0, np.inf])[random.integers(0, 4, count)]
+    concentration = CONCENTRATIONS[random.integers(0, len(CONCENTRATIONS), count)]
     finite = np.where(np.isinf(concentration), 1.0, concentration)
     weights = random.standard_gamma(np.broadcast_to(finite[:, None], (count, largest)))
     weights = np.where(np.isinf(concentration)[:, None], 1.0, weights + 1e-12)
