@@ -21,6 +21,16 @@ class Cell(nn.Module):
     step hands on unchanged is a constant of the sequence.
 
     Subclasses define both methods; `scan`, `fold` and `unfold` ask for nothing else.
+
+    >>> from nextstate import scan
+    >>> class Decay(Cell):
+    ...     def initial_state(self, batch_size, *, device=None, dtype=None):
+    ...         return torch.zeros(batch_size, 1, device=device, dtype=dtype)
+    ...     def forward(self, u, s):
+    ...         s = 0.5 * s + u
+    ...         return s, s
+    >>> scan(Decay(), torch.ones(3, 1, 1))[0].flatten().tolist()
+    [1.0, 1.5, 1.75]
     """
 
     def initial_state(

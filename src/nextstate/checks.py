@@ -11,15 +11,29 @@ from nextstate.states import Tree, leaves
 
 
 class InputError(ValueError):
-    """An argument that cannot be right: the message names the operation, the argument and its shape."""
+    """An argument that cannot be right: the message names the operation, the argument and its shape.
+
+    >>> from nextstate import GRU, scan
+    >>> scan(GRU(3, 5), torch.ones(7, 3, 4))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    nextstate.checks.InputError: GRU: the input of one step is (3, 4) float32; expected [B, 3], ...
+    """
 
 
 class EngineError(RuntimeError):
-    """An engine that was asked for by name cannot run this cell on this input; the message says why."""
+    """An engine that was asked for by name cannot run this cell on this input; the message says why.
+
+    >>> issubclass(EngineError, RuntimeError)
+    True
+    """
 
 
 class FallbackWarning(UserWarning):
-    """A cell runs on the reference engine because it cannot run on a faster one; given once a reason."""
+    """A cell runs on the reference engine because it cannot run on a faster one; given once a reason.
+
+    >>> import warnings
+    >>> warnings.simplefilter("error", FallbackWarning)  # a program that would rather stop than be slow
+    """
 
 
 def refuse(operation: str, complaint: str) -> NoReturn:
