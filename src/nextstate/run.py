@@ -13,11 +13,11 @@ from nextstate import loops
 from nextstate.cell import Cell, state_dtype
 from nextstate.checks import EngineError, FallbackWarning, check_sequence, check_state, describe, refuse
 from nextstate.engines.base import Engine, Request
-from nextstate.engines.reference import ReferenceEngine
+from nextstate.engines.registry import engines
 from nextstate.lengths import check_lengths
 from nextstate.states import Tree, leaves
 
-ENGINES: dict[str, Engine] = {"reference": ReferenceEngine()}
+ENGINES: dict[str, Engine] = engines()
 """Engines by name, in the order in which `auto` asks them; the reference engine is asked last."""
 
 _forced: ContextVar[str] = ContextVar("nextstate_engine", default="auto")

@@ -1,0 +1,115 @@
+"""Run parts of a step with torch: what stands before and after the loop, with gradients by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from nextstate.compiler.ir import Builder, Node
+
+Env = dict[fx.Node, Any]
+
+
+def order(wanted: Iterable[Any], known: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
+    """The nodes to evaluate, in order, to get those wanted from those known."""
+    found: dict[fx.Node, None] = {}
+    have = set(known)
+
+    def visit(node: fx.Node) -> None:
+        if node in have or node in found:
+            return
+        for argument in node.all_input_nodes:
+            visit(argument)
+        found[node] = None
+
+    for node in wanted:
+        if isinstance(node, fx.Node):
+            visit(node)
+    return tuple(found)
+
+
+def evaluate(
+    nodes: Iterable[fx.Node], env: Env, batch: int, rows: int, lift: Callable[[Tensor], Tensor]
+) -> None:
+    """Add the values of `nodes` to `env`, for `rows` rows in place of the `batch` traced.
+
+    `lift` turns a value with one row a sequence into one with one row a step.
+    """
+
+    def real(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return env[argument]
+        return rows if type(argument) is int and argument == batch else argument
+
+    for node in nodes:
+        if node.op == "get_attr":
+            env[node] = getattr(node.graph.owning_module, str(node.target))
+            continue
+        arguments = fx.node.map_aggregate(node.args, real)
+        named = fx.node.map_aggregate(node.kwargs, real)
+        arguments, named = _lifted(arguments, lift), _lifted(named, lift)
+        env[node] = node.target(*arguments, **named)  # type: ignore[operator]
+
+
+def _lifted(arguments: Any, lift: Callable[[Tensor], Tensor]) -> Any:
+    return fx.node.map_aggregate(arguments, lambda x: lift(x) if isinstance(x, PerSequence) else x)
+
+
+class PerSequence:
+    """A value with one row a sequence, where values with one row a step are expected."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+
+def expressions(
+    build: Builder, wanted: Iterable[int], leaf: Callable[[Node], Tensor], weight: Callable[[int], Tensor]
+) -> list[Any]:
+    """The values of nodes of the intermediate form, by torch; `leaf` and `weight` give what enters.
+
+    A `gather` leaf may stand for its whole table: a sum of products with it is then a table again.
+    """
+    done: dict[int, Any] = {}
+
+    def value(i: int) -> Any:
+        if i not in done:
+            done[i] = compute(build[i])
+        return done[i]
+
+    def compute(node: Node) -> Any:
+        if node.op == "imm":
+            return float(node.attr[0])
+        if node.op == "matmul":
+            place, row0, col0, transposed, k = (int(a) for a in node.attr)
+            height, width = (k, node.width) if transposed else (node.width, k)
+            matrix = weight(place)[row0 : row0 + height, col0 : col0 + width]
+            x = value(node.args[0])
+            return x @ matrix if transposed else F.linear(x, matrix)
+        return POINTWISE[node.op](*(value(a) for a in node.args)) if node.args else leaf(node)
+
+    return [value(i) for i in wanted]
+
+
+def _tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *xs: function(*(x if isinstance(x, Tensor) else torch.tensor(x) for x in xs))
+
+
+POINTWISE: dict[str, Callable[..., Any]] = {
+    "sum": lambda *xs: sum(xs[1:], xs[0]),
+    "mul": lambda a, b: a * b, "sub": lambda a, b: a - b, "div": lambda a, b: a / b, "neg": lambda a: -a,
+    "recip": lambda a: 1 / a, "max": _tensor(torch.maximum), "min": _tensor(torch.minimum),
+    "abs": torch.abs, "sign": torch.sign, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt, "exp": torch.exp,
+    "expm1": torch.expm1, "log": torch.log, "log1p": torch.log1p, "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid, "softplus": F.softplus, "silu": F.silu, "relu": torch.relu, "erf": torch.erf,
+    "sin": torch.sin, "cos": torch.cos, "pow": _tensor(torch.pow), "floor": torch.floor,
+    "gt": lambda a, b: (a > b) * 1.0, "ge": lambda a, b: (a >= b) * 1.0, "lt": lambda a, b: (a < b) * 1.0,
+    "le": lambda a, b: (a <= b) * 1.0, "eq": lambda a, b: (a == b) * 1.0, "ne": lambda a, b: (a != b) * 1.0,
+    "and": lambda a, b: (a != 0) * (b != 0) * 1.0, "or": lambda a, b: ((a != 0) | (b != 0)) * 1.0,
+    "not": lambda a: (a == 0) * 1.0, "where": lambda c, a, b: torch.where(torch.as_tensor(c != 0), a, b),
+    "blend": lambda a, b, c: c * b + (1 - c) * a, "rowsum": lambda a: a.sum(-1, keepdim=True),
+    "rowmax": lambda a: a.amax(-1, keepdim=True), "detach": lambda a: a.detach(),
+}  # fmt: skip

@@ -1,0 +1,242 @@
+"""The CPU engine: any cell the compiler can take, at the speed of hand-written kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx, nn
+from torch.autograd import forward_ad
+
+from nextstate.cell import Cell
+from nextstate.compiler.classify import Depends
+from nextstate.compiler.compiling import CompiledStep, compile_step
+from nextstate.compiler.evaluate import Env, evaluate, expressions
+from nextstate.compiler.ir import Node
+from nextstate.compiler.trace import Unsupported
+from nextstate.engines.base import Refusal, Request
+from nextstate.engines.kernel import Kernel
+from nextstate.engines.layout import Layout
+from nextstate.engines.operator import Registered
+from nextstate.lengths import last_valid
+from nextstate.states import Tree, leaves, rebuild
+
+Compiled = Registered | Unsupported
+
+
+class CpuEngine:
+    """Compiles a cell's step once for each kind of input, then runs it in C++."""
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        self.compiled: WeakKeyDictionary[Cell, dict[Any, Compiled]] = WeakKeyDictionary()
+
+    def refusal(self, request: Request) -> Refusal | None:
+        reason = _unfit(request)
+        if reason is not None:
+            return Refusal(reason)
+        found = self.compile(request, gather=False, keep_outputs=True)
+        if isinstance(found, Unsupported):
+            return Refusal("its step cannot be compiled: " + "; ".join(found.reasons), surprising=True)
+        return None
+
+    def scan(self, request: Request) -> tuple[Tree, Tree]:
+        lengths = None if request.lengths is None else request.lengths.cpu()
+        layout = Layout.of(request.steps, request.batch, lengths)
+        if not layout.rows:
+            return _empty(request)
+        found = self._best(request, layout, keep_outputs=True)
+        return _Run(found, request, layout).outputs()
+
+    def fold(self, request: Request) -> tuple[Tree, Tree]:
+        vs, s = self.scan(request)
+        return last_valid(vs, request.lengths), s
+
+    def _best(self, request: Request, layout: Layout, keep_outputs: bool) -> Registered:
+        """With ids as input and few of them against the rows to compute, products become look-ups."""
+        plain = self.compile(request, gather=False, keep_outputs=keep_outputs)
+        assert isinstance(plain, Registered)
+        if all(u.is_floating_point() for u in leaves(request.us)):
+            return plain
+        found = self.compile(request, gather=True, keep_outputs=keep_outputs)
+        if isinstance(found, Unsupported) or not found.kernel.step.outer.tables:
+            return plain
+        sizes = [table.meta["val"].shape[0] for table, _ in found.kernel.step.leaves.tables]
+        return found if 2 * max(sizes) <= layout.rows else plain
+
+    def compile(self, request: Request, *, gather: bool, keep_outputs: bool) -> Compiled:
+        key = (_kinds(request.us), _kinds(request.s0), gather, keep_outputs, fingerprint(request.cell))
+        known = self.compiled.setdefault(request.cell, {})
+        if key not in known:
+            try:
+                example = _example(request.us)
+                step = compile_step(
+                    request.cell, example, request.s0, gather=gather, keep_outputs=keep_outputs
+                )
+                known[key] = Registered(Kernel(step))
+            except Unsupported as refused:
+                known[key] = refused
+        return known[key]
+
+
+def _kinds(tree: Tree) -> tuple[Any, ...]:
+    return tuple((x.dtype, x.shape[1:]) for x in leaves(tree)), type(tree)
+
+
+def _example(us: Tree) -> Tree:
+    return rebuild(us, [u[0] for u in leaves(us)])
+
+
+def fingerprint(cell: nn.Module) -> tuple[Any, ...]:
+    """What a traced step was specialised on, besides shapes: modes and plain attributes of every module."""
+    found: list[Any] = []
+    for module in cell.modules():
+        for name, value in module.__dict__.items():
+            if type(value) in (bool, int, float, str):
+                found.append((name, value))
+    return tuple(found)
+
+
+def _unfit(request: Request) -> str | None:
+    """Why the engine does not even try, if so."""
+    tensors = [*leaves(request.us), *leaves(request.s0), *request.cell.parameters()]
+    for x in tensors:
+        if x.device.type != "cpu":
+            return f"a tensor is on {x.device}"
+        if x.is_floating_point() and x.dtype != torch.float32:
+            return f"a tensor is {str(x.dtype).removeprefix('torch.')}; the kernels are float32"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform is active"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation is active"
+    if request.steps == 0 or request.batch == 0:
+        return "there is nothing to run"
+    for module in request.cell.modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{type(module).__name__} has hooks, which must run at every step"
+    return None
+
+
+def _empty(request: Request) -> tuple[Tree, Tree]:
+    from nextstate import loops
+
+    return loops.scan(request.cell, request.us, request.s0, request.lengths)
+
+
+class _Run:
+    """One call: torch before the loop, the operator, torch after it."""
+
+    def __init__(self, registered: Registered, request: Request, layout: Layout) -> None:
+        self.registered, self.request, self.layout = registered, request, layout
+        self.kernel: Kernel = registered.kernel
+        self.step: CompiledStep = registered.kernel.step
+        self.env: Env = {}
+        self.state_rows = [layout.sort(s) for s in leaves(request.s0)]
+        self._before()
+
+    def _before(self) -> None:
+        step, env, layout = self.step, self.env, self.layout
+        trace = step.trace
+        for node, name in zip(trace.weights, trace.parameters, strict=True):
+            env[node] = _named(self.request.cell, name)
+        for node, u in zip(trace.inputs, leaves(self.request.us), strict=True):
+            env[node] = layout.pack(u)
+        for k in step.classes.constant:
+            env[trace.states[k]] = self.state_rows[k]
+        evaluate(step.split.parameters, env, trace.batch, 1, lambda x: x)
+        evaluate(step.split.constants, env, trace.batch, layout.batch, lambda x: x)
+        self._evaluate_rows(step.split.before)
+
+    def _evaluate_rows(self, nodes: tuple[fx.Node, ...]) -> None:
+        """Evaluate with one row a step; constants of the sequence are spread over their steps."""
+        constant = [
+            argument
+            for node in nodes
+            for argument in node.all_input_nodes
+            if self.step.classes.depends[argument] == Depends.CONSTANT
+        ]
+        kept = {node: self.env[node] for node in constant}
+        for node in kept:
+            self.env[node] = self.layout.spread(kept[node])
+        evaluate(nodes, self.env, self.step.trace.batch, self.layout.rows, lambda x: x)
+        self.env.update(kept)
+
+    def outputs(self) -> tuple[Tree, Tree]:
+        step, layout = self.step, self.layout
+        tensors = [self._slot(kind, place) for kind, place in self.kernel.slots]
+        wanted = 0
+        if torch.is_grad_enabled():
+            wanted = sum(1 << bit for bit, x in enumerate(tensors) if x.requires_grad)
+        found = torch.ops.nextstate.scan_forward(
+            tensors, self.registered.handle, layout.steps, layout.batch, layout.lengths, wanted
+        )
+        count = len(step.loop.outputs)
+        for node, value in zip(step.split.crossing, found[:count], strict=True):
+            self.env[node] = value.view(layout.rows, *node.meta["val"].shape[1:])
+        self._evaluate_rows(tuple(n for n in step.split.after if n not in self.env))
+        vs = [self._output(v) for v in step.trace.outputs]
+        states = list(self.state_rows)
+        for place, k in enumerate(step.classes.moving):
+            states[k] = found[count + place]
+        s = [layout.unsort(x) for x in states]
+        return rebuild(step.trace.v_like, vs), rebuild(self.request.s0, s)
+
+    def _output(self, v: Any) -> Tensor:
+        value = self.env[v]
+        depends = self.step.classes.depends[v]
+        if depends == Depends.NOTHING:
+            value = value.expand(self.layout.rows, *value.shape[1:])
+        elif depends == Depends.CONSTANT:
+            value = self.layout.spread(value)
+        return self.layout.unpack(value, self.request.steps)
+
+    def _slot(self, kind: str, place: int) -> Tensor:
+        step, env = self.step, self.env
+        if kind in ("seq", "flag"):
+            value = env[step.leaves.seqs[place]].to(torch.float32)
+            return value.reshape(self.layout.rows) if kind == "flag" else value.flatten(1)
+        if kind == "state":
+            return self.state_rows[step.classes.moving[place]]
+        if kind == "weight":
+            return env[step.leaves.weights[place]]
+        if kind == "ids":
+            ids = list(dict.fromkeys(node for _, node in step.leaves.tables))
+            return env[ids[place]].to(torch.int64).contiguous()
+        if kind == "table":
+            derived, _ = step.outer.tables[place]
+            return self._derived(derived.index, derived.width, -1)
+        source, leaf, width = (step.externals.vecs if kind == "vec" else step.externals.rows)[place]
+        if source == "leaf":
+            value = env[(step.leaves.vecs if kind == "vec" else step.leaves.rows)[leaf]]
+            return value.reshape(-1) if kind == "vec" else value.flatten(1)
+        return self._derived(leaf, width, 1 if kind == "vec" else self.layout.batch)
+
+    def _derived(self, index: int, width: int, rows: int) -> Tensor:
+        """A value of the normalised form, computed by torch; rows = 1 gives a vector."""
+        step, env = self.step, self.env
+
+        def leaf(node: Node) -> Tensor:
+            place, column = int(node.attr[0]), int(node.attr[1])
+            if node.op == "gather":
+                source = env[step.leaves.tables[place][0]]
+            elif node.op == "vec":
+                source = env[step.leaves.vecs[place]].reshape(1, -1)
+            else:
+                source = env[step.leaves.rows[place]].flatten(1)
+            return source.narrow(-1, column, node.width)
+
+        (value,) = expressions(
+            step.outer.source, [index], leaf, lambda place: env[step.leaves.weights[place]]
+        )
+        if rows == 1:
+            return value.expand(1, width).reshape(width)
+        return value.expand(len(value), width).contiguous()
+
+
+def _named(cell: nn.Module, name: str) -> Tensor:
+    path, _, last = name.rpartition(".")
+    module = cell.get_submodule(path)
+    found = module._parameters.get(last)
+    return found if found is not None else module._buffers[last]  # type: ignore[return-value]

@@ -1,0 +1,38 @@
+"""The engines of this installation, in the order in which `auto` asks them."""
+
+from __future__ import annotations
+
+from nextstate.engines.base import Engine, Refusal, Request
+from nextstate.engines.reference import ReferenceEngine
+from nextstate.states import Tree
+
+
+class MissingCpuEngine:
+    """Stands in for the CPU engine where the compiled extension is not installed."""
+
+    name = "cpu"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def refusal(self, request: Request) -> Refusal | None:
+        return Refusal(self.reason, surprising=True)
+
+    def scan(self, request: Request) -> tuple[Tree, Tree]:
+        raise NotImplementedError(self.reason)
+
+    def fold(self, request: Request) -> tuple[Tree, Tree]:
+        raise NotImplementedError(self.reason)
+
+
+def cpu_engine() -> Engine:
+    try:
+        from nextstate.engines.cpu import CpuEngine
+    except ImportError as error:
+        return MissingCpuEngine(f"the compiled extension nextstate._engine is not installed ({error})")
+    return CpuEngine()
+
+
+def engines() -> dict[str, Engine]:
+    found: list[Engine] = [cpu_engine(), ReferenceEngine()]
+    return {engine.name: engine for engine in found}
