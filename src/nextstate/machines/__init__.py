@@ -1,0 +1,52 @@
+"""Automata compiled into recurrent networks, and found inside them."""
+
+from nextstate.machines.algebra import (
+    accepted_count,
+    complement,
+    complete,
+    distinguishing_word,
+    equivalent,
+    minimise,
+    product,
+    reachable,
+    word_text,
+)
+from nextstate.machines.automata import DFA, Mealy, Moore
+from nextstate.machines.compiling.compiled import Compiled, ExactnessLost, Outcome, Report
+from nextstate.machines.compiling.compiler import compile
+from nextstate.machines.counters import Counted, CounterMachine
+from nextstate.machines.pushdown import ANY, EMPTY, PDA, Stacked
+from nextstate.machines.regex import regex
+from nextstate.machines.turing import Taped, TuringMachine
+from nextstate.machines.words import STUCK, Table
+
+__all__ = [
+    "ANY",
+    "DFA",
+    "EMPTY",
+    "PDA",
+    "STUCK",
+    "Compiled",
+    "Counted",
+    "CounterMachine",
+    "ExactnessLost",
+    "Mealy",
+    "Moore",
+    "Outcome",
+    "Report",
+    "Stacked",
+    "Table",
+    "Taped",
+    "TuringMachine",
+    "accepted_count",
+    "compile",
+    "complement",
+    "complete",
+    "distinguishing_word",
+    "equivalent",
+    "minimise",
+    "product",
+    "reachable",
+    "regex",
+    "word_text",
+]

@@ -1,0 +1,1 @@
+"""Machines into weights: blueprints of exact rational networks, and the cells that carry them."""

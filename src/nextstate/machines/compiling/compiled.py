@@ -1,0 +1,232 @@
+"""A compiled machine: an ordinary cell, its report, and exact runs that refuse to drift."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nextstate.cell import Cell
+from nextstate.checks import refuse
+from nextstate.machines.automata import DFA, Mealy, Moore
+from nextstate.machines.compiling.blueprint import Blueprint
+from nextstate.machines.compiling.bodies import Body
+from nextstate.machines.counters import CounterMachine
+from nextstate.machines.pushdown import PDA
+from nextstate.machines.turing import TuringMachine
+from nextstate.machines.words import Word, check_word
+from nextstate.states import Tree, leaves
+
+Machine = DFA | Moore | Mealy | CounterMachine | PDA | TuringMachine
+
+
+class ExactnessLost(RuntimeError):
+    """A compiled network left the range in which it is the machine.
+
+    `step` is the step of the network at which it did; 0 if only a later state is known.
+    """
+
+    def __init__(self, step: int, why: str) -> None:
+        super().__init__(f"step {step}: {why}")
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a compiled network is and how far it can be trusted.
+
+    `exact_until` is the depth (of every stack) or count (of every counter) up to which it is exactly the
+    machine, None if there is no bound. `slack` is the proven bound on the distance of a state from its code
+    when a finite gain was asked for. `requires` lists the settings the exactness rests on.
+    """
+
+    machine: str
+    cell: str
+    activation: str
+    memory: str
+    dtype: str
+    units: int
+    inputs: int
+    steps_per_symbol: int
+    exact_until: int | None
+    gain: float | None
+    slack: float | None
+    requires: tuple[str, ...]
+
+    def __str__(self) -> str:
+        exact = "always" if self.exact_until is None else f"until {self.exact_until}"
+        return (
+            f"{self.machine} in {self.cell} ({self.activation}, {self.memory}, {self.dtype}): "
+            f"{self.units} units, {self.steps_per_symbol} steps a symbol, exact {exact}"
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run: whether the word was accepted, the outputs, the last configuration, the network's steps."""
+
+    accepted: bool
+    outputs: list[Any]
+    configuration: Any
+    steps: int
+
+
+class Shown(NamedTuple):
+    """What the outputs of a step show."""
+
+    accepted: bool
+    output: Any
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A machine compiled into a network.
+
+    `cell` is an ordinary cell (None for exact rationals, which no tensor holds): one-hot letters in, units
+    out; give it to any loop, and its outputs to `read`. `readout_weight` and `readout_bias` have one row for
+    each of `blueprint.readouts`, which shows where it is above 1/2.
+    """
+
+    machine: Machine
+    cell: Cell | None
+    report: Report
+    readout_weight: Tensor
+    readout_bias: Tensor
+    blueprint: Blueprint = field(repr=False)
+    body: Body = field(repr=False)
+
+    def encode(self, word: Word) -> Tensor:
+        """The input [T, 1, letters] that spells a word: one-hot rows, blanks between where moves take more.
+
+        Machines with free moves need as many blanks as they make moves: `run` feeds them as they are needed.
+        """
+        if self.cell is None:
+            refuse("encode", "exact rationals take no tensors; call run(word)")
+        check_word(self.report.machine, word, self.blueprint.letters)
+        period = self.blueprint.period
+        steps = [a for letter in word for a in (letter, *[None] * (period - 1))]
+        blank = self.body.input(None)  # type: ignore[attr-defined]
+        if not steps:
+            return blank.new_zeros(0, *blank.shape)
+        return torch.stack([self.body.input(a) for a in steps])  # type: ignore[attr-defined]
+
+    def start(self, configuration: Any = None) -> Any:
+        """The state [1, ...] of a configuration; the zero state (the machine's start) if none is given."""
+        if configuration is None:
+            return self.body.start(None)
+        if self.blueprint.encode is None:
+            refuse("start", f"a {self.report.machine} starts in its start state; configuration must be None")
+        return self.body.start(self.blueprint.encode(configuration))
+
+    def decode(self, state: Any) -> Any:
+        """The machine's configuration in a state [1, ...]; None where the state is no configuration.
+
+        Raises ExactnessLost if the state says that the exact range was left on the way to it.
+        """
+        self._check_exact(state, 0)
+        values = self.body.values(state)
+        return None if values is None else self.blueprint.decode(values)
+
+    def read(self, v: Tensor) -> list[Shown]:
+        """What the outputs [B, units] of the cell show, row by row."""
+        on = v @ self.readout_weight.to(v).T + self.readout_bias.to(v) > 0.5
+        return [self._shown(row) for row in on.tolist()]
+
+    def run(self, word: Word = (), *, limit: int = 1_000_000) -> Outcome:
+        """Run the network on a word (on the tape, for a Turing machine) until it has no move left.
+
+        Raises ExactnessLost at the first step outside the exact range, InputError for settings under which
+        it would not be exact or if it has not come to rest after `limit` moves.
+        """
+        state, steps, outputs = self._begin(word), 0, []
+        writes = any(readout.label is not None for readout in self.blueprint.readouts)
+        for step, letter, reached in self.steps(word, limit=limit):
+            steps, state = step, reached
+            if letter is not None and writes:
+                values = [self.body.value(state, readout.form) for readout in self.blueprint.readouts]
+                outputs.append(self._shown([value > 0.5 for value in values]).output)
+        here = self.decode(state)
+        return Outcome(self._accepts(here), outputs, here, steps)
+
+    def steps(self, word: Word = (), *, limit: int = 1_000_000) -> Iterator[tuple[int, Hashable | None, Any]]:
+        """The steps of a run, as (number, letter read, state after it)."""
+        state, number = self._begin(word), 0
+        settle = [None] if self.blueprint.moving.units else []
+        letters = () if isinstance(self.machine, TuringMachine) else word
+        for letter in (*settle, *(x for a in letters for x in (a, *settle))):
+            for moves in count():
+                path = self._move(state, letter, number)
+                if path is None:
+                    break
+                if moves > limit:
+                    refuse("run", f"{self.report.machine} is not at rest after limit={limit} moves")
+                for phase, state in enumerate(path):
+                    number += 1
+                    yield number, letter if phase == 0 else None, state
+                if letter is not None:
+                    break
+
+    def _begin(self, word: Word) -> Any:
+        self._check_settings()
+        if isinstance(self.machine, TuringMachine):
+            return self.start(self.machine.initial(word))
+        check_word(self.report.machine, word, self.blueprint.letters)
+        return self.start()
+
+    def _move(self, state: Any, letter: Hashable | None, number: int) -> list[Any] | None:
+        """The states of one move of the machine; None if it was to move without a letter and cannot."""
+        path: list[Any] = []
+        for phase in range(self.blueprint.period):
+            state = self.body.step(state, letter if phase == 0 else None)
+            if letter is None and phase == 0 and not self.body.value(state, self.blueprint.moving):
+                return None
+            self._check_exact(state, number + phase + 1)
+            path.append(state)
+        return path
+
+    def _shown(self, on: list[bool]) -> Shown:
+        shown = [readout.label for readout, is_on in zip(self.blueprint.readouts, on, strict=True) if is_on]
+        return Shown(None in shown, next((label for label in shown if label is not None), None))
+
+    def _accepts(self, configuration: Any) -> bool:
+        machine = self.machine
+        if isinstance(machine, DFA):
+            return configuration in machine.accepting
+        if isinstance(machine, CounterMachine | PDA):
+            return machine.accepts_in(configuration)
+        return isinstance(machine, TuringMachine) and configuration.state in machine.accepting
+
+    def _check_exact(self, state: Any, number: int) -> None:
+        if self.blueprint.watch.units and self.body.value(state, self.blueprint.watch):
+            what = "count" if isinstance(self.machine, CounterMachine) else "stack"
+            raise ExactnessLost(number, f"a {what} went past {self.report.exact_until} in {self.report}")
+
+    def _check_settings(self) -> None:
+        if self.cell is None:
+            return
+        weight = next(self.cell.parameters())
+        faults = []
+        if f"{weight.dtype}" != f"torch.{self.report.dtype}":
+            faults.append(f"the weights are now {weight.dtype}, compiled for {self.report.dtype}")
+        if torch.is_autocast_enabled(weight.device.type):
+            faults.append("autocast is on")
+        if weight.dtype == torch.float32 and self.blueprint.kind != "threshold":
+            if torch.get_float32_matmul_precision() != "highest":
+                faults.append("torch.set_float32_matmul_precision is below 'highest'")
+            if weight.is_cuda and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
+                faults.append("TF32 is allowed")
+        if faults:
+            refuse("run", "settings under which the network is not exact: " + "; ".join(faults))
+
+
+def exact_leaves(state: Tree) -> tuple[bytes, ...]:
+    """The bytes of a state, with one zero instead of two: equal if and only if the numbers are.
+
+    >>> exact_leaves(torch.tensor([[0.0]])) == exact_leaves(torch.tensor([[-0.0]]))
+    True
+    """
+    return tuple((leaf + 0.0).cpu().numpy().tobytes() for leaf in leaves(state))
