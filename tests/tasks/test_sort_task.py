@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from nextstate import InputError
 from nextstate.tasks.sort import LAWS, Score, TrainingLists, evaluate, score
-from nextstate.tasks.sort.laws import mixed
+from nextstate.tasks.sort.laws import mixed, nearly_equal
 
 
-@pytest.mark.parametrize("law", [*LAWS.values(), mixed], ids=[*LAWS, "mixed"])
+@pytest.mark.parametrize("law", [*LAWS.values(), mixed, nearly_equal], ids=[*LAWS, "mixed", "nearly equal"])
 @given(length=st.integers(0, 40), largest=st.integers(1, 40), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_every_law_keeps_shape_and_range(law, length, largest, seed):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nextstate.checks import refuse
-from nextstate.tasks.sort.laws import mixed, uniform
+from nextstate.tasks.sort.laws import mixed, nearly_equal, uniform
 
 
 class SortBatch(NamedTuple):
@@ -29,7 +29,7 @@ class TrainingLists:
 
     Each list has a length of its own: `longest` for a share `full` of them, else uniform in
     shortest..longest; and its numbers are uniform over 1..largest with probability `plain`, else drawn from
-    the law `mixed`.
+    the law `mixed` (three in four) or `nearly_equal`.
 
     >>> batch = TrainingLists(largest=9, longest=4, size=2)(0)
     >>> batch.source.shape, bool((batch.target.diff(dim=1) < 0).any() and batch.lengths.min() == 4)
@@ -56,9 +56,13 @@ class TrainingLists:
         lengths[random.random(self.size) < self.full] = self.longest
         steps = int(lengths.max())
         lists = uniform(random, self.size, steps, self.largest)
-        other = np.flatnonzero(random.random(self.size) >= self.plain)
-        if other.size:
-            lists[other] = mixed(random, other.size, steps, self.largest)
+        kind = random.random(self.size)
+        for law, first, last in (
+            (mixed, self.plain, self.plain + 0.75 * (1 - self.plain)),
+            (nearly_equal, self.plain + 0.75 * (1 - self.plain), 1.0),
+        ):
+            rows = np.flatnonzero((first <= kind) & (kind < last))
+            lists[rows] = law(random, rows.size, steps, self.largest)
         padding = np.arange(steps) >= lengths[:, None]
         source = np.where(padding, 0, lists - 1)
         target = np.sort(np.where(padding, self.largest, lists - 1), 1)

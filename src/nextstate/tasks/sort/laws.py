@@ -91,12 +91,23 @@ LAWS: dict[str, Law] = {
 """The laws an evaluation goes through, by name."""
 
 
+def nearly_equal(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
+    """One number throughout, each place redrawn with probability k / length, k = 0, 1, 2 or 4 for a list.
+
+    The second law of training: the lists that `mixed` has too few of for a network to get all of them right.
+    """
+    lists = all_equal(random, count, length, largest)
+    often = np.array([0, 1, 2, 4])[random.integers(0, 4, (count, 1))]
+    redrawn = random.random(lists.shape) * length < often
+    return np.where(redrawn, uniform(random, count, length, largest), lists)
+
+
 CONCENTRATIONS = np.array([0.1, 0.5, 2.0, np.inf])
 """Of the Dirichlet law of `mixed`: from nearly everything on one number to equal shares."""
 
 
 def mixed(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
-    """The law of training: every list has an alphabet and weights of its own.
+    """The first law of training: every list has an alphabet and weights of its own.
 
         m  in 1..largest, log-uniform          size of the alphabet
         alphabet                               m numbers anywhere, or the m nearest to a random centre
