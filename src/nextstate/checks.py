@@ -49,9 +49,17 @@ def describe(tree: Tree) -> str:
     return type(tree).__name__
 
 
+def parts_of(operation: str, name: str, tree: Tree) -> list[Tensor]:
+    """The tensors of an argument, which must be a tensor or a tuple of such."""
+    try:
+        return leaves(tree)
+    except TypeError:
+        refuse(operation, f"{name} is {describe(tree)}; expected a tensor or a tuple of tensors")
+
+
 def check_sequence(operation: str, us: Tree) -> tuple[int, int]:
     """T and B of a time-first input; every tensor of the tree must be [T, B, ...]."""
-    parts = leaves(us)
+    parts = parts_of(operation, "us", us)
     if not parts:
         refuse(operation, f"us holds no tensor (got {describe(us)}); it must be a tensor [T, B, ...]")
     for part in parts:
@@ -71,7 +79,7 @@ def check_sequence(operation: str, us: Tree) -> tuple[int, int]:
 
 
 def check_state(operation: str, name: str, state: Tree, batch: int, device: torch.device) -> None:
-    for part in leaves(state):
+    for part in parts_of(operation, name, state):
         if part.dim() < 1 or part.shape[0] != batch:
             refuse(
                 operation,

@@ -24,7 +24,9 @@ def check_lengths(
             operation,
             f"lengths has shape {tuple(lengths.shape)}; the batch has {batch} rows: expected ({batch},)",
         )
-    if batch and not torch.compiler.is_compiling():
+    if lengths.is_meta and device.type != "meta":
+        refuse(operation, f"lengths is on meta, without values, and the input on {device}")
+    if batch and not lengths.is_meta and not torch.compiler.is_compiling():
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > steps:
             refuse(

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from nextstate import loops
 from nextstate.cell import Cell, state_dtype
-from nextstate.checks import EngineError, FallbackWarning, check_sequence, check_state, describe, refuse
+from nextstate.checks import (
+    EngineError,
+    FallbackWarning,
+    check_sequence,
+    check_state,
+    describe,
+    parts_of,
+    refuse,
+)
 from nextstate.engines.base import Engine, Request
 from nextstate.engines.registry import engines
 from nextstate.lengths import check_lengths
@@ -115,9 +123,10 @@ def unfold(
     >>> unfold(double, (), torch.ones(1, 1), steps=3, feed=lambda v: v)[0].flatten().tolist()
     [2.0, 4.0, 8.0]
     """
+    _check_cell("unfold", cell)
     if not isinstance(steps, int) or steps < 0:
         refuse("unfold", f"steps is {steps!r}; expected an integer >= 0")
-    parts = leaves(u0)
+    parts = parts_of("unfold", "u0", u0)
     if not parts or any(part.dim() < 1 for part in parts):
         refuse("unfold", f"u0 is {describe(u0)}; expected a first input [B, ...]")
     check_state("unfold", "s0", s0, parts[0].shape[0], parts[0].device)
@@ -156,6 +165,13 @@ def _wanted(engine: str) -> str:
     return engine if engine != "auto" else _forced.get()
 
 
+def _check_cell(operation: str, cell: Cell) -> None:
+    if not isinstance(cell, Cell):
+        refuse(
+            operation, f"the cell is a {type(cell).__name__}; expected a Cell, as nextstate.GRU or your own"
+        )
+
+
 def _check_name(operation: str, name: str) -> None:
     if name != "auto" and name not in ENGINES:
         known = ", ".join(repr(known) for known in ("auto", *ENGINES))
@@ -163,6 +179,7 @@ def _check_name(operation: str, name: str) -> None:
 
 
 def _request(operation: str, cell: Cell, us: Tree, s0: Tree | None, lengths: Tensor | None) -> Request:
+    _check_cell(operation, cell)
     steps, batch = check_sequence(operation, us)
     parts = leaves(us)
     device = parts[0].device

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from nextstate.cell import Cell
 from nextstate.cells.parameters import check_sizes
 from nextstate.checks import describe, refuse
-from nextstate.combine.wrapper import Wrapper
+from nextstate.combine.wrapper import Combined, Wrapper
 from nextstate.states import Tree, leaves, select
 
 
@@ -71,9 +71,13 @@ class ResetWhen(Wrapper):
         parts = leaves(s)
         if parts:
             floating = next((part for part in parts if part.is_floating_point()), parts[0])
-            start = self.cell.initial_state(len(reset), device=floating.device, dtype=floating.dtype)
+            rows = len(reset) if self._draws_start() else 1  # one row serves all unless each is drawn
+            start = self.cell.initial_state(rows, device=floating.device, dtype=floating.dtype)
             s = select(reset, start, s)
         return self.cell(inner, s)
+
+    def _draws_start(self) -> bool:
+        return any(isinstance(module, Combined) and module.draws_start for module in self.cell.modules())
 
 
 def check_ids(operation: str, u: Tensor) -> None:
