@@ -139,7 +139,7 @@ class Zoneout(Wrapper):
     Source: Krueger et al. 2017 (arXiv 1606.01305).
 
     >>> from nextstate import LSTM, scan
-    >>> vs, s = scan(Zoneout(LSTM(3, 4), rate=(0.05, 0.5)), torch.ones(7, 2, 3))
+    >>> vs, s = scan(Zoneout(LSTM(3, 4), rate=(0.05, 0.5)).eval(), torch.ones(7, 2, 3))
     >>> bool((vs[-1] == s.h).all())
     True
     """
