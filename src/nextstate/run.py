@@ -167,9 +167,7 @@ def _wanted(engine: str) -> str:
 
 def _check_cell(operation: str, cell: Cell) -> None:
     if not isinstance(cell, Cell):
-        refuse(
-            operation, f"the cell is a {type(cell).__name__}; expected a Cell, as nextstate.GRU or your own"
-        )
+        refuse(operation, f"the cell is a {type(cell).__name__}; expected a Cell, such as nextstate.GRU")
 
 
 def _check_name(operation: str, name: str) -> None:
