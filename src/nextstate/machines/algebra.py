@@ -121,7 +121,7 @@ def complement(machine: DFA) -> DFA:
     True
     """
     whole = complete(machine)
-    refused = frozenset(whole.states) - whole.accepting
+    refused = frozenset(whole.states) - frozenset(whole.accepting)
     return DFA(whole.alphabet, whole.states, whole.start, refused, whole.transitions)
 
 

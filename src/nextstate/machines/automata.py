@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,10 @@ class DFA:
     (True, False, ['even', 'even', 'odd', 'even'])
     """
 
-    alphabet: tuple[Letter, ...]
-    states: tuple[State, ...]
+    alphabet: Sequence[Letter]
+    states: Sequence[State]
     start: State
-    accepting: frozenset[State]
+    accepting: Collection[State]
     transitions: Mapping[Any, Any]
 
     def __post_init__(self) -> None:
@@ -39,7 +39,7 @@ class DFA:
 
     @classmethod
     def table(
-        cls, alphabet: Sequence[Letter], rows: Mapping[State, Sequence[Any]], *, accepting: Iterable[State]
+        cls, alphabet: Sequence[Letter], rows: Mapping[Any, Sequence[Any]], *, accepting: Iterable[Any]
     ) -> DFA:
         """A machine from one row a state, targets in the order of the alphabet; None where there is none.
 
@@ -86,8 +86,8 @@ class Moore:
     ['0', '1', '2', '0', '1']
     """
 
-    alphabet: tuple[Letter, ...]
-    states: tuple[State, ...]
+    alphabet: Sequence[Letter]
+    states: Sequence[State]
     start: State
     outputs: Mapping[Any, Any]
     transitions: Mapping[Any, Any]
@@ -102,9 +102,9 @@ class Moore:
     def table(
         cls,
         alphabet: Sequence[Letter],
-        rows: Mapping[State, Sequence[Any]],
+        rows: Mapping[Any, Sequence[Any]],
         *,
-        outputs: Mapping[State, Any],
+        outputs: Mapping[Any, Any],
     ) -> Moore:
         """A machine from one row a state, as `DFA.table`, and the output of every state.
 
@@ -144,8 +144,8 @@ class Mealy:
     ['0', '1', '1', '0']
     """
 
-    alphabet: tuple[Letter, ...]
-    states: tuple[State, ...]
+    alphabet: Sequence[Letter]
+    states: Sequence[State]
     start: State
     transitions: Mapping[Any, Any]
 
@@ -175,7 +175,7 @@ class Mealy:
 Automaton = DFA | Moore | Mealy
 
 
-def _rows(kind: str, alphabet: Sequence[Letter], rows: Mapping[State, Sequence[Any]]) -> Table:
+def _rows(kind: str, alphabet: Sequence[Letter], rows: Mapping[Any, Sequence[Any]]) -> Table:
     report(
         kind,
         [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -48,10 +48,10 @@ class CounterMachine:
     (True, False, Counted(state='b', counters=(1,)))
     """
 
-    alphabet: tuple[Letter, ...]
-    states: tuple[State, ...]
+    alphabet: Sequence[Letter]
+    states: Sequence[State]
     start: State
-    accepting: Mapping[State, Any]
+    accepting: Any
     transitions: Mapping[Any, Any]
     counters: int = 1
 

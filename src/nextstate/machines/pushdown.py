@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -54,11 +54,11 @@ class PDA:
     (True, False, False)
     """
 
-    alphabet: tuple[Letter, ...]
-    symbols: tuple[str, ...]
-    states: tuple[State, ...]
+    alphabet: Sequence[Letter]
+    symbols: Sequence[str]
+    states: Sequence[State]
     start: State
-    accepting: Mapping[State, Any]
+    accepting: Any
     transitions: Mapping[Any, Any]
     stacks: int = 1
 

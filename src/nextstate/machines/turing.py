@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,10 +40,10 @@ class TuringMachine:
     '1001'
     """
 
-    symbols: tuple[str, ...]
-    states: tuple[State, ...]
+    symbols: Sequence[str]
+    states: Sequence[State]
     start: State
-    accepting: frozenset[State]
+    accepting: Collection[State]
     transitions: Mapping[Any, Any]
 
     def __post_init__(self) -> None:

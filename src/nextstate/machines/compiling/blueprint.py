@@ -142,7 +142,7 @@ class Blueprint:
 def largest_sum(blueprint: Blueprint, form: Form) -> Fraction:
     """A bound on the absolute value of every partial sum of a row, in any order of its terms."""
     best: dict[Any, Fraction] = {}
-    alone = Fraction(abs(form.constant))
+    alone = abs(Fraction(form.constant))
     for name, w in form.units.items():
         about = blueprint.units[name]
         value = abs(Fraction(w)) * Fraction(about.top)

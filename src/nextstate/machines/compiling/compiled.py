@@ -19,7 +19,6 @@ from nextstate.machines.counters import CounterMachine
 from nextstate.machines.pushdown import PDA
 from nextstate.machines.turing import TuringMachine
 from nextstate.machines.words import Word, check_word
-from nextstate.states import Tree, leaves
 
 Machine = DFA | Moore | Mealy | CounterMachine | PDA | TuringMachine
 
@@ -221,12 +220,3 @@ class Compiled:
                 faults.append("TF32 is allowed")
         if faults:
             refuse("run", "settings under which the network is not exact: " + "; ".join(faults))
-
-
-def exact_leaves(state: Tree) -> tuple[bytes, ...]:
-    """The bytes of a state, with one zero instead of two: equal if and only if the numbers are.
-
-    >>> exact_leaves(torch.tensor([[0.0]])) == exact_leaves(torch.tensor([[-0.0]]))
-    True
-    """
-    return tuple((leaf + 0.0).cpu().numpy().tobytes() for leaf in leaves(state))

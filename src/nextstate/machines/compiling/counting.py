@@ -57,7 +57,7 @@ def counter_blueprint(machine: CounterMachine, limit: int) -> Blueprint:
         return Counted(states[0], counts) if states else STUCK
 
     readouts = list(_readouts(machine, fired, entering, count))
-    return Blueprint("relu", machine.alphabet, units, rows, readouts, decode, watch=watch, limit=limit)
+    return Blueprint("relu", tuple(machine.alphabet), units, rows, readouts, decode, watch=watch, limit=limit)
 
 
 def _fires(key: Any) -> Form:

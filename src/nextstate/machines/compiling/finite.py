@@ -42,7 +42,7 @@ def finite_blueprint(machine: Automaton) -> Blueprint:
             return None
         return moves[active[0]] if active else STUCK
 
-    return Blueprint("threshold", machine.alphabet, units, rows, _readouts(machine, entering), decode)
+    return Blueprint("threshold", tuple(machine.alphabet), units, rows, _readouts(machine, entering), decode)
 
 
 def _readouts(machine: Automaton, entering: Mapping[Any, Form]) -> list[Readout]:

@@ -97,10 +97,10 @@ def _of_pda(machine: PDA) -> Program:
         return here.state, tuple(tuple(number[s] for s in stack) for stack in here.stacks)
 
     return Program(
-        machine.alphabet,
+        tuple(machine.alphabet),
         len(machine.symbols),
         machine.stacks,
-        machine.states,
+        tuple(machine.states),
         machine.start,
         tuple(rules),
         accepting,
@@ -152,7 +152,7 @@ def _of_turing(machine: TuringMachine) -> Program:
         (),
         len(machine.symbols) - 1,
         2,
-        machine.states,
+        tuple(machine.states),
         machine.start,
         tuple(rules),
         tuple((q, (False, False)) for q in machine.accepting),

@@ -1,0 +1,130 @@
+"""Pictures of machines: states on a circle, arrows between them, as SVG or PNG."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from nextstate.machines.automata import DFA, Mealy, Moore
+from nextstate.machines.counters import CounterMachine
+from nextstate.machines.formats import Machine
+from nextstate.machines.pushdown import PDA
+from nextstate.machines.turing import TuringMachine
+
+Point = tuple[float, float]
+
+
+def draw(machine: Machine, path: str | Path, *, title: str | None = None) -> None:
+    """Draw a machine into a file; the ending of its name (.svg, .png, .pdf) chooses the format.
+
+    Accepting states have a double ring, the start state an arrow from outside; parallel arrows share one
+    label. Past about 40 states the picture is of the shape only.
+
+    >>> import tempfile
+    >>> even = DFA.table("1", {0: [1], 1: [0]}, accepting=[0])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw(even, Path(folder) / "even.svg")
+    ...     print((Path(folder) / "even.svg").read_text()[:5])
+    <?xml
+    """
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    places = _places(list(machine.states))
+    size = 3.2 + 0.55 * math.sqrt(len(places)) * 1.6
+    figure = Figure(figsize=(size, size))
+    axes = figure.add_axes((0, 0, 1, 0.94 if title else 1))
+    if title:
+        figure.suptitle(title)
+    arrows: dict[tuple[Any, Any], list[str]] = {}
+    for key, value in machine.transitions.items():
+        target, text = _label(machine, key, value)
+        arrows.setdefault((key[0], target), []).append(text)
+    radius = min(0.28, 1.9 / max(len(places), 1))
+    for (source, target), texts in arrows.items():
+        both = (target, source) in arrows and source != target
+        _arrow(axes, places[source], places[target], ", ".join(texts), radius, both)
+    for state, (x, y) in places.items():
+        _ring(axes, x, y, radius, 1.4)
+        if state in getattr(machine, "accepting", ()):
+            _ring(axes, x, y, radius * 0.82, 1.0)
+        text = f"{state}/{machine.outputs[state]}" if isinstance(machine, Moore) else str(state)
+        axes.text(x, y, text, ha="center", va="center", fontsize=max(5, min(11, 60 * radius / len(text))))
+        if state == machine.start:
+            out = math.hypot(x, y) or 1.0
+            tip = (x + radius * (x / out or -1), y + radius * y / out)
+            tail = (tip[0] + 0.3 * (x / out or -1), tip[1] + 0.3 * y / out)
+            axes.annotate("", tip, tail, arrowprops={"arrowstyle": "-|>", "lw": 1.4})
+    axes.set_xlim(-1.75, 1.75)
+    axes.set_ylim(-1.75, 1.75)
+    axes.set_aspect("equal")
+    axes.axis("off")
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    figure.savefig(partial, dpi=120)
+    os.replace(partial, path)
+
+
+def _places(states: list[Any]) -> dict[Any, Point]:
+    n = len(states)
+    if n == 1:
+        return {states[0]: (0.0, 0.0)}
+    turn = 2 * math.pi / n
+    return {q: (-math.cos(i * turn), math.sin(i * turn)) for i, q in enumerate(states)}
+
+
+def _label(machine: Machine, key: tuple[Any, ...], value: Any) -> tuple[Any, str]:
+    if isinstance(machine, DFA | Moore):
+        return value, str(key[1])
+    if isinstance(machine, Mealy):
+        return value[0], f"{key[1]}/{value[1]}"
+    if isinstance(machine, TuringMachine):
+        return value[0], f"{key[1]}→{value[1]}{value[2]}"
+    heard = "ε" if key[1] is None else str(key[1])
+    if isinstance(machine, CounterMachine):
+        return value[0], f"{heard} {key[2]} {' '.join(f'{step:+d}' for step in value[1])}"
+    assert isinstance(machine, PDA)
+    tops = " ".join(top or "∅" for top in key[2])
+    return value[0], f"{heard} {tops}→{' '.join(''.join(push) or 'ε' for push in value[1])}"
+
+
+def _ring(axes: Any, x: float, y: float, radius: float, width: float) -> None:
+    from matplotlib.patches import Circle
+
+    axes.add_patch(Circle((x, y), radius, facecolor="white", edgecolor="black", lw=width, zorder=3))
+
+
+def _arrow(axes: Any, start: Point, end: Point, text: str, radius: float, both: bool) -> None:
+    if start == end:
+        x, y = start
+        out = math.hypot(x, y)
+        dx, dy = (x / out, y / out) if out else (0.0, 1.0)
+        left = (x + radius * (0.8 * dx - 0.6 * dy), y + radius * (0.8 * dy + 0.6 * dx))
+        right = (x + radius * (0.8 * dx + 0.6 * dy), y + radius * (0.8 * dy - 0.6 * dx))
+        style = {
+            "arrowstyle": "-|>",
+            "connectionstyle": "arc3,rad=-1.6",
+            "lw": 1.0,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        }
+        axes.annotate("", right, left, arrowprops=style)
+        axes.text(x + 2.4 * radius * dx, y + 2.4 * radius * dy, text, ha="center", va="center", fontsize=8)
+        return
+    length = math.dist(start, end)
+    ux, uy = (end[0] - start[0]) / length, (end[1] - start[1]) / length
+    bend = 0.22 if both else 0.0
+    a = (start[0] + radius * ux, start[1] + radius * uy)
+    b = (end[0] - radius * ux, end[1] - radius * uy)
+    style = {
+        "arrowstyle": "-|>",
+        "connectionstyle": f"arc3,rad={-bend}",
+        "lw": 1.0,
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
+    axes.annotate("", b, a, arrowprops=style)
+    side = bend * length / 2 + 0.09
+    middle = ((a[0] + b[0]) / 2 - uy * side, (a[1] + b[1]) / 2 + ux * side)
+    axes.text(*middle, text, ha="center", va="center", fontsize=8, zorder=5)
