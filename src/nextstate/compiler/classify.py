@@ -95,7 +95,7 @@ ROWWISE = {
     "zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full",
     "rand_like", "randn_like", "bernoulli", "rand", "randn", "lift_fresh_copy", "scalar_tensor", "cumsum",
     "native_dropout", "constant_pad_nd", "topk", "sort", "flip", "t", "transpose", "permute", "prod", "any",
-    "all", "scatter_add", "index_put", "glu", "repeat",
+    "all", "log_sigmoid_forward", "scatter_add", "index_put", "glu", "repeat",
 }  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def _row_problem(node: fx.Node, batch: int, classes: Classes) -> str | None:
         if isinstance(value, torch.Tensor) and (
             value.dim() == 0 or value.shape[0] != batch or batch in value.shape[1:]
         ):
-            if name in ("native_layer_norm", "native_dropout", "native_group_norm"):
+            if name in ("native_layer_norm", "native_dropout", "log_sigmoid_forward"):
                 continue
             return f"its result {tuple(value.shape)} does not keep the batch as its first dimension"
     rank = len(shape(node))

@@ -89,7 +89,7 @@ def compile_step(cell: nn.Module, u: Tree, s: Tree, *, gather: bool, keep_output
     )
     externals = Externals.of(outer, *widths, shapes)
     lowering = Lowering(loop, outer, externals, shapes)
-    split = _split(trace, classes, leaves, crossing)
+    split = _split(trace, classes, leaves, crossing, keep_outputs)
     return CompiledStep(trace, classes, leaves, split, loop, outer, externals, shapes, lowering)
 
 
@@ -118,15 +118,14 @@ def _shapes(trace: Trace, classes: Classes, translator: Translator, crossing: li
     )
 
 
-def _split(trace: Trace, classes: Classes, leaves: Leaves, crossing: list[fx.Node]) -> Split:
+def _split(
+    trace: Trace, classes: Classes, leaves: Leaves, crossing: list[fx.Node], keep_outputs: bool
+) -> Split:
     roots = [*leaves.vecs, *leaves.weights, *leaves.rows, *leaves.seqs]
     roots += [node for pair in leaves.tables for node in pair]
     entry = [*trace.weights, *trace.inputs, *trace.states]
     inner = [*crossing, *(trace.states[k] for k in classes.moving)]
-    if not crossing:
-        outputs: list[fx.Node] = []
-    else:
-        outputs = [v for v in trace.outputs if isinstance(v, fx.Node)]
+    outputs = [v for v in trace.outputs if isinstance(v, fx.Node)] if keep_outputs else []
     after_needs = order(outputs, [*entry, *inner])
     needed = [*order(roots, entry), *after_needs]
     groups: dict[Depends, dict[fx.Node, None]] = {kind: {} for kind in Depends}

@@ -73,6 +73,8 @@ def differentiate(loop: Loop, wanted: Wanted) -> Adjoint:
             continue
         node = forward[index]
         g = b.total(terms.pop(index), node.width)
+        if b.width(g) < node.width:
+            g = b.add(Node("mov", (g,), node.width))
         if node.op in ("state", "seq", "flag", "row", "vec", "gather", "pre"):
             place = (int(node.attr[0]), int(node.attr[1]) if len(node.attr) > 1 else 0)
             result.leaves.setdefault(node.op, {})[place] = g
@@ -290,11 +292,27 @@ def resolve(loop: Loop, adjoint: Adjoint) -> Resolved:
                 again[index] = b.add(Node(node.op, parts, node.width, node.attr))
         return again[index]
 
+    def one_a_row(index: int) -> bool:
+        node = b[index]
+        if node.op == "saved":
+            return scalar[order[int(node.attr[0])]]
+        if node.op in ("imm", "flag", "rowsum", "rowmax"):
+            return True
+        return bool(node.args) and node.op != "matmul" and all(one_a_row(a) for a in node.args)
+
+    def broadcastable(index: int) -> int:
+        """A width-1 value as the engine can spread it over the features of a wider one."""
+        spread = b.width(index) > 1 or one_a_row(index)
+        return index if spread else b.add(Node("rowsum", (index,)))
+
     for index, node in enumerate(old.nodes):
         if node.op == "fwd":
             mapping[index] = forward_value(int(node.attr[0]))
         else:
-            mapping[index] = b.add(Node(node.op, tuple(mapping[a] for a in node.args), node.width, node.attr))
+            arguments = tuple(mapping[a] for a in node.args)
+            if node.width > 1 and node.op != "matmul":
+                arguments = tuple(broadcastable(a) for a in arguments)
+            mapping[index] = b.add(Node(node.op, arguments, node.width, node.attr))
     new.leaves = {
         op: {place: mapping[g] for place, g in found.items()} for op, found in adjoint.leaves.items()
     }

@@ -35,6 +35,8 @@ class Outer:
     vecs: list[Derived] = field(default_factory=list)
     rows: list[Derived] = field(default_factory=list)
     tables: list[tuple[Derived, int]] = field(default_factory=list)
+    flags: list[tuple[int, int]] = field(default_factory=list)
+    """(sequence, column) of inputs that are one number a row and step."""
     pres: list[tuple[int, ...]] = field(default_factory=list)
     build: Builder = field(default_factory=Builder)
     """Nodes of the products: `pres[k]` are the terms of the k-th sum."""
@@ -77,6 +79,11 @@ class Hoister:
             return self._outside("vec", self.outer.vecs, index, width)
         if depends == Depends.CONSTANT:
             return self._outside("row", self.outer.rows, index, width)
+        if node.op == "flag":
+            where = (int(node.attr[0]), int(node.attr[1]))
+            if where not in self.outer.flags:
+                self.outer.flags.append(where)
+            return self.build.add(Node("flag", (), 1, (self.outer.flags.index(where),)))
         if node.op == "gather":
             return self._table([index], node.width, int(node.attr[0]))
         if node.op == "sum" or (node.op == "matmul" and not depends & Depends.STATE):

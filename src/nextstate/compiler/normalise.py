@@ -6,6 +6,8 @@ with joined values a sum of products, an elementwise operation on joined values 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from nextstate.compiler.ir import LEAVES, Builder, Node
 
 Span = tuple[int, int]
@@ -25,9 +27,11 @@ class Cutter:
         self.done: dict[tuple[int, int, int], int] = {}
         self.cuts: dict[int, list[Span]] = {}
 
-    def root(self, index: int) -> list[tuple[int, int]]:
-        """A value as (column, piece) pairs that cover it."""
-        return [(start, self.piece(index, start, width)) for start, width in self.spans(index)]
+    def root(self, index: int, edges: set[int] | None = None) -> Pieces:
+        """A value as (column, piece) pairs that cover it, cut at `edges` too."""
+        ends = {0, *(start + width for start, width in self.spans(index)), *(edges or ())}
+        spans = [(low, high - low) for low, high in pairwise(sorted(ends))]
+        return [(start, self.piece(index, start, width)) for start, width in spans]
 
     def spans(self, index: int) -> list[Span]:
         """Where a value must be cut so that no piece crosses a join."""
@@ -57,7 +61,7 @@ class Cutter:
             if self.source.width(argument) == node.width:
                 edges |= {start for start, _ in self.spans(argument)}
         ordered = sorted(edges)
-        return [(low, high - low) for low, high in zip(ordered, ordered[1:], strict=False)]
+        return [(low, high - low) for low, high in pairwise(ordered)]
 
     def piece(self, index: int, start: int, width: int) -> int:
         key = (index, start, width)
@@ -140,7 +144,7 @@ def cut(source: Builder, states: list[int], outputs: list[int]) -> tuple[Builder
     edges: dict[int, set[int]] = {}
     while True:
         cutter = Cutter(source, edges)
-        state_pieces = [cutter.root(node) for node in states]
+        state_pieces = [cutter.root(node, edges.get(leaf)) for leaf, node in enumerate(states)]
         output_pieces = [cutter.root(node) for node in outputs]
         found: dict[int, set[int]] = {}
         for leaf, pieces in enumerate(state_pieces):

@@ -56,8 +56,11 @@ def trace_step(cell: nn.Module, u: Tree, s: Tree) -> Trace:
     taken = {size for x in (*named.values(), *leaves(u), *leaves(s)) for size in x.shape[1:]}
     taken |= {size for x in named.values() for size in x.shape}
     batch, other = [b for b in BATCHES if b not in taken][:2]
-    graph, v_like = _trace(cell, named, u, s, batch)
-    again, _ = _trace(cell, named, u, s, other)
+    try:
+        graph, v_like = _trace(cell, named, u, s, batch)
+        again, _ = _trace(cell, named, u, s, other)
+    except Exception as error:  # whatever Python the step is made of: the reason is kept and shown
+        raise Unsupported([f"tracing it raised {type(error).__name__}: {error}"]) from error
     if _text(graph, batch) != _text(again, other):
         raise Unsupported(["the step depends on the batch size"])
     nodes = [n for n in graph.graph.nodes if n.op == "placeholder"]

@@ -109,6 +109,11 @@ class Translator:
                 return self.build.imm(float(fill))
         dims = shape(node)
         if self.trace.batch in dims:
+            # The same for every row: made of parameters, then spread over the batch.
+            if name in ("expand", "repeat") and isinstance(node.args[0], fx.Node):
+                return self.value(node.args[0])
+            if name in UNARY or name in BINARY or name in COMPOSITE:
+                return self._call(node)
             return self._refuse(node, "a value made for each row without depending on one")
         while dims[:1] == (1,) and len(dims) > 1:
             dims = dims[1:]
@@ -225,6 +230,8 @@ def _getitem(t: Translator, node: fx.Node) -> int:
     name, source = op_name(parent), parent.args[0]
     if name == "native_layer_norm":
         return _layer_norm(t, parent) if index == 0 else t._refuse(node, "statistics of a layer norm")
+    if name == "log_sigmoid_forward" and index == 0:
+        return _log_sigmoid(t, parent)
     if name not in ("split", "split_with_sizes", "unbind"):
         return t._refuse(node, f"a part of {name}")
     parts = parent.meta["val"]
@@ -327,6 +334,11 @@ def _log_sigmoid(t: Translator, node: fx.Node) -> int:
     return b.apply("neg", b.apply("softplus", b.apply("neg", t._aligned(node, node.args[0]))))
 
 
+def _mish(t: Translator, node: fx.Node) -> int:
+    b, x = t.build, t._aligned(node, node.args[0])
+    return b.apply("mul", x, b.apply("tanh", b.apply("softplus", x)))
+
+
 def _lerp(t: Translator, node: fx.Node) -> int:
     a, b, weight = (t._aligned(node, x) for x in node.args[:3])
     return t.build.apply("blend", a, b, weight)
@@ -415,7 +427,7 @@ COMPOSITE: dict[str, Callable[[Translator, fx.Node], int]] = {
     "getitem": _getitem, "select": _select, "cat": _cat, "embedding": _embedding, "where": _where,
     "clamp": _clamp, "pow": _pow, "softplus": _softplus, "gelu": _gelu, "elu": _elu,
     "leaky_relu": _leaky_relu, "hardtanh": _hardtanh, "hardsigmoid": _hardsigmoid,
-    "log_sigmoid_forward": _log_sigmoid, "lerp": _lerp, "addcmul": _addcmul, "sum": _reduce, "mean": _reduce,
+    "mish": _mish, "lerp": _lerp, "addcmul": _addcmul, "sum": _reduce, "mean": _reduce,
     "amax": _reduce, "amin": _reduce, "var": _reduce, "_softmax": _softmax, "_log_softmax": _softmax,
     "linalg_vector_norm": _norm,
 }  # fmt: skip

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
 
+from nextstate import loops
 from nextstate.cell import Cell
+from nextstate.checks import InputError
 from nextstate.compiler.classify import Depends
 from nextstate.compiler.compiling import CompiledStep, compile_step
 from nextstate.compiler.evaluate import Env, evaluate, expressions
@@ -39,14 +41,16 @@ class CpuEngine:
             return Refusal(reason)
         found = self.compile(request, gather=False, keep_outputs=True)
         if isinstance(found, Unsupported):
-            return Refusal("its step cannot be compiled: " + "; ".join(found.reasons), surprising=True)
+            # Input that is wrong is refused by the reference engine, in its own words.
+            wrong = isinstance(found.__cause__, InputError)
+            return Refusal("its step cannot be compiled: " + "; ".join(found.reasons), surprising=not wrong)
         return None
 
     def scan(self, request: Request) -> tuple[Tree, Tree]:
         lengths = None if request.lengths is None else request.lengths.cpu()
         layout = Layout.of(request.steps, request.batch, lengths)
         if not layout.rows:
-            return _empty(request)
+            return loops.scan(request.cell, request.us, request.s0, request.lengths)
         found = self._best(request, layout, keep_outputs=True)
         return _Run(found, request, layout).outputs()
 
@@ -86,7 +90,7 @@ def _kinds(tree: Tree) -> tuple[Any, ...]:
 
 
 def _example(us: Tree) -> Tree:
-    return rebuild(us, [u[0] for u in leaves(us)])
+    return rebuild(us, [u.new_zeros(u.shape[1:]) for u in leaves(us)])
 
 
 def fingerprint(cell: nn.Module) -> tuple[Any, ...]:
@@ -111,18 +115,10 @@ def _unfit(request: Request) -> str | None:
         return "a torch.func transform is active"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
-    if request.steps == 0 or request.batch == 0:
-        return "there is nothing to run"
     for module in request.cell.modules():
         if module._forward_hooks or module._forward_pre_hooks:
             return f"{type(module).__name__} has hooks, which must run at every step"
     return None
-
-
-def _empty(request: Request) -> tuple[Tree, Tree]:
-    from nextstate import loops
-
-    return loops.scan(request.cell, request.us, request.s0, request.lengths)
 
 
 class _Run:
@@ -165,13 +161,7 @@ class _Run:
 
     def outputs(self) -> tuple[Tree, Tree]:
         step, layout = self.step, self.layout
-        tensors = [self._slot(kind, place) for kind, place in self.kernel.slots]
-        wanted = 0
-        if torch.is_grad_enabled():
-            wanted = sum(1 << bit for bit, x in enumerate(tensors) if x.requires_grad)
-        found = torch.ops.nextstate.scan_forward(
-            tensors, self.registered.handle, layout.steps, layout.batch, layout.lengths, wanted
-        )
+        found = self._loop() if step.loop.states else []
         count = len(step.loop.outputs)
         for node, value in zip(step.split.crossing, found[:count], strict=True):
             self.env[node] = value.view(layout.rows, *node.meta["val"].shape[1:])
@@ -182,6 +172,18 @@ class _Run:
             states[k] = found[count + place]
         s = [layout.unsort(x) for x in states]
         return rebuild(step.trace.v_like, vs), rebuild(self.request.s0, s)
+
+    def _loop(self) -> list[Tensor]:
+        """Outputs and last states of the loop itself."""
+        layout = self.layout
+        tensors = [self._slot(kind, place) for kind, place in self.kernel.slots]
+        wanted = 0
+        if torch.is_grad_enabled():
+            wanted = sum(1 << bit for bit, x in enumerate(tensors) if x.requires_grad)
+        found: list[Tensor] = torch.ops.nextstate.scan_forward(
+            tensors, self.registered.handle, layout.steps, layout.batch, layout.lengths, wanted
+        )
+        return found
 
     def _output(self, v: Any) -> Tensor:
         value = self.env[v]
@@ -195,8 +197,9 @@ class _Run:
     def _slot(self, kind: str, place: int) -> Tensor:
         step, env = self.step, self.env
         if kind in ("seq", "flag"):
-            value = env[step.leaves.seqs[place]].to(torch.float32)
-            return value.reshape(self.layout.rows) if kind == "flag" else value.flatten(1)
+            place, column = (place, None) if kind == "seq" else step.outer.flags[place]
+            value = env[step.leaves.seqs[place]].to(torch.float32).reshape(self.layout.rows, -1)
+            return value if column is None else value[:, column].contiguous()
         if kind == "state":
             return self.state_rows[step.classes.moving[place]]
         if kind == "weight":

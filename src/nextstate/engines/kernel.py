@@ -39,9 +39,10 @@ class Kernel:
         used: dict[Key, None] = {}
         for build in (step.loop.build, step.outer.build):
             for node in build.nodes:
-                if node.op in ("seq", "flag"):
+                if node.op == "seq":
                     used[node.op, int(node.attr[0])] = None
         counts = [
+            ("flag", len(step.outer.flags)),
             ("row", len(step.externals.rows)), ("vec", len(step.externals.vecs)),
             ("table", len(step.outer.tables)), ("weight", len(step.shapes.weights)),
             ("state", len(step.shapes.states)),
@@ -226,7 +227,10 @@ class Kernel:
             carry = made["carry", place]
             width, ld = like.shape[1], -(-like.shape[1] // 16) * 16
             return carry.view(-1)[: layout.batch * ld].view(-1, ld)[:, :width].contiguous()
-        if kind in ("seq", "flag", "row"):
+        if kind == "flag":
+            found = made.get(("dflag", place))
+            return torch.zeros_like(like) if found is None else found[:, 0].contiguous()
+        if kind in ("seq", "row"):
             found = made.get((f"d{kind}", place))
             return (
                 torch.zeros_like(like) if found is None else trimmed(found, like.shape[-1]).view(like.shape)
