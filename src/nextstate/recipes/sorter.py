@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nextstate.checks import InputError, refuse
 from nextstate.networks import EncoderDecoder
+from nextstate.run import engine
 
 FORMAT = "nextstate-sorter-1"
 """The one key of the file's metadata: with several, safetensors would write them in a random order."""
@@ -61,7 +62,7 @@ class TrainedSorter:
     TrainedSorter : [count, length] -> [count, length]
 
     The network reads ids (number - 1) and writes as many ids as it read, greedily. Nothing checks or
-    mends its answer.
+    mends its answer. It runs on the reference engine, which answers before another one is compiled.
     """
 
     def __init__(self, network: EncoderDecoder, size: int, range: Range) -> None:
@@ -69,7 +70,8 @@ class TrainedSorter:
 
     @torch.inference_mode()
     def __call__(self, lists: Tensor) -> Tensor:
-        return self.network.generate(lists - 1, steps=lists.shape[1]) + 1
+        with engine("reference"):
+            return self.network.generate(lists - 1, steps=lists.shape[1]) + 1
 
     def sort(self, lists: Sequence[Sequence[int]]) -> list[list[int]]:
         """Sort lists of any lengths within the range, those of equal length together.
