@@ -94,13 +94,43 @@ def _example(us: Tree) -> Tree:
 
 
 def fingerprint(cell: nn.Module) -> tuple[Any, ...]:
-    """What a traced step was specialised on, besides shapes: modes and plain attributes of every module."""
+    """What a traced step was specialised on, besides shapes: kinds, modes and attributes of every module."""
     found: list[Any] = []
     for module in cell.modules():
+        found.append(type(module))
         for name, value in module.__dict__.items():
-            if type(value) in (bool, int, float, str):
-                found.append((name, value))
+            if name not in MODULE_ATTRIBUTES:
+                found.append((name, _identity(value)))
     return tuple(found)
+
+
+MODULE_ATTRIBUTES = frozenset(nn.Module().__dict__) - {"training"}
+
+
+class Same:
+    """A thing that equals only itself, and lives as long as the key that holds it."""
+
+    __slots__ = ("thing",)
+
+    def __init__(self, thing: object) -> None:
+        self.thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.thing is other.thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
+
+
+def _identity(value: object) -> object:
+    """Numbers, text and containers of them by value, everything else (functions, tensors) by itself."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return type(value), value
+    if isinstance(value, list | tuple):
+        return type(value), *map(_identity, value)
+    if isinstance(value, dict):
+        return type(value), *((_identity(k), _identity(v)) for k, v in value.items())
+    return Same(value)
 
 
 def _unfit(request: Request) -> str | None:
