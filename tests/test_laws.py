@@ -185,7 +185,11 @@ def test_hidden_sizes_that_fill_no_vector(hidden: int, engine: str) -> None:
     dtype = dtype_of(engine)
     for name in ("GRU", "LSTM", "LayerNormLSTM"):
         cell = BY_NAME[name].cell(2, hidden, dtype)
-        laws.plain_loop(on(engine), cell, torch.randn(3, 2, 2, dtype=dtype), random_state(cell, 2, dtype))
+        # The norm of one number divides its rounding errors by sqrt(1e-5): measured against float64, the
+        # plain loop in float32 is itself off by up to 6e-4 there.
+        degenerate = name == "LayerNormLSTM" and hidden == 1 and dtype == torch.float32
+        us, s0 = torch.randn(3, 2, 2, dtype=dtype), random_state(cell, 2, dtype)
+        laws.plain_loop(on(engine), cell, us, s0, 2e-3 if degenerate else None)
 
 
 @rows
