@@ -55,3 +55,15 @@ def test_one_draw_for_all_is_seen() -> None:
     assert not varies(torch.rand(50).expand(6, 3, 50))
     assert not varies(torch.rand(3, 50).expand(6, 3, 50))
     assert varies(torch.rand(6, 3, 50))
+
+
+def test_the_gradient_of_a_random_step_is_that_of_its_draws() -> None:
+    """d sT / d s0 of s' = m s + u is the product of the masks, which the outputs tell too."""
+    cell = ns.FunctionCell(
+        lambda u, s: ((torch.rand_like(s) < 0.9).to(s) * s + u,) * 2, lambda b, **kw: torch.ones(b, 50, **kw)
+    )
+    s0 = torch.ones(3, 50, requires_grad=True)
+    vs, sT = ns.scan(cell, torch.zeros(6, 3, 50), s0)
+    sT.sum().backward()
+    assert 0 < s0.grad.mean() < 1
+    assert torch.equal(s0.grad, vs[-1].detach())

@@ -110,8 +110,28 @@ def _trace(
         )
         graph = tracer(*arguments)
         v_like = shown[-1]
+    _draw_by_shape(graph.graph)
     graph.graph.eliminate_dead_code()
     return graph, v_like
+
+
+DRAWS = {
+    torch.ops.aten.rand_like.default: torch.ops.aten.rand.default,
+    torch.ops.aten.randn_like.default: torch.ops.aten.randn.default,
+}
+
+
+def _draw_by_shape(graph: fx.Graph) -> None:
+    """A draw like a value depends on its shape alone: write it so, and it can stand before the loop."""
+    for node in graph.nodes:
+        if node.target in DRAWS:
+            value = node.meta["val"]
+            with graph.inserting_before(node):
+                options = {"dtype": value.dtype, "device": value.device}
+                fresh = graph.call_function(DRAWS[node.target], (list(value.shape),), options)
+            fresh.meta = dict(node.meta)
+            node.replace_all_uses_with(fresh)
+            graph.erase_node(node)
 
 
 def _text(graph: fx.GraphModule, batch: int) -> list[str]:
