@@ -12,7 +12,7 @@ import nextstate as ns
 from agreement import assert_agree, on, outcome
 from catalogue import BY_NAME, random_state, randomise_
 from nextstate.states import leaves
-from test_cells import check_equations
+from test_equations import check_equations
 from torch_peers import PEERS, cells_of, our_outcome, their_outcome
 
 LENGTHS = torch.tensor([3, 0, 5, 1])
