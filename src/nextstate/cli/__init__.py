@@ -9,6 +9,7 @@ import typer
 from nextstate.checks import InputError
 from nextstate.cli.eval_sort import eval_sort
 from nextstate.cli.info import info
+from nextstate.cli.machine import machine
 from nextstate.cli.sort import sort
 from nextstate.cli.train_sort import train_sort
 
@@ -25,6 +26,7 @@ app.command("info")(info)
 app.command("sort", context_settings={"ignore_unknown_options": True})(sort)
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")
+app.add_typer(machine, name="machine")
 train.command("sort")(train_sort)
 evaluate.command("sort")(eval_sort)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,7 @@ def draw(machine: Machine, path: str | Path, *, title: str | None = None) -> Non
     axes.set_ylim(-1.75, 1.75)
     axes.set_aspect("equal")
     axes.axis("off")
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    figure.savefig(partial, dpi=120)
-    os.replace(partial, path)
+    _write(figure, path)
 
 
 def _places(states: list[Any]) -> dict[Any, Point]:
@@ -128,3 +127,30 @@ def _arrow(axes: Any, start: Point, end: Point, text: str, radius: float, both: 
     side = bend * length / 2 + 0.09
     middle = ((a[0] + b[0]) / 2 - uy * side, (a[1] + b[1]) / 2 + ux * side)
     axes.text(*middle, text, ha="center", va="center", fontsize=8, zorder=5)
+
+
+def draw_lessons(lessons: Sequence[Any], path: str | Path) -> None:
+    """Draw the loss and the share of right answers of a training of the circle.
+
+    >>> import tempfile
+    >>> from nextstate.machines.circle import Lesson
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_lessons([Lesson(50, 0.5, 0.7, 1.0), Lesson(100, 0.1, 1.0, 2.0)], Path(folder) / "l.svg")
+    """
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    figure = Figure(figsize=(5.5, 3.5), layout="constrained")
+    axes = figure.add_subplot(title="2. training the GRU", xlabel="step", ylabel="loss")
+    steps = [lesson.step for lesson in lessons]
+    axes.semilogy(steps, [lesson.loss for lesson in lessons], "C0")
+    right = axes.twinx()
+    right.plot(steps, [100 * lesson.right for lesson in lessons], "C1")
+    right.set_ylabel("% of held-out prefixes right")
+    _write(figure, path)
+
+
+def _write(figure: Any, path: Path) -> None:
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    figure.savefig(partial, dpi=120)
+    os.replace(partial, path)

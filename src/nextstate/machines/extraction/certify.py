@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nextstate.machines.automata import DFA
 from nextstate.machines.extraction.intervals import Box, as_point, image
@@ -52,40 +51,28 @@ def certify(
 
 def _closed(network: Recogniser, machine: DFA, step: Any, radius: float, limit: int) -> Certificate | None:
     start = as_point(network.start())
-    cover: dict[Any, Box] = {}
-    least = float("inf")
-    count = 0
     letters = torch.eye(len(machine.alphabet), dtype=torch.float64)
-    queue: list[tuple[Any, Box]] = [(machine.start, Box(start, start))]
+    queue = [(machine.start, start, start)]
+    cover = {machine.start: Box(start, start)}
+    boxes, margin = 0, float("inf")
     while queue:
-        fresh: list[tuple[Any, Tensor, Tensor]] = []
-        for state, box in queue:
-            margin = _margin(network, box, machine.label(state))
-            if margin <= 0:
-                return None
-            least = min(least, margin)
-            count += len(box.low)
-            kept = cover.get(state, Box(box.low[:0], box.high[:0]))
-            cover[state] = Box(torch.cat([kept.low, box.low]), torch.cat([kept.high, box.high]))
-        if count > limit:
+        boxes += len(queue)
+        margin = min(margin, *(_margin(network, Box(low, high), machine.label(q)) for q, low, high in queue))
+        if margin <= 0 or boxes > limit:
             return None
-        for state, box in queue:
-            for a, letter in enumerate(machine.alphabet):
-                after = step(letters[a].expand(len(box.low), -1), box)
-                target = machine.step(state, letter)
-                fresh += [(target, low, high) for low, high in zip(after.low, after.high, strict=True)]
+        states = [q for q, _, _ in queue]
+        box = Box(torch.cat([low for _, low, _ in queue]), torch.cat([high for _, _, high in queue]))
         queue = []
-        for target, low, high in fresh:
-            held = cover.get(target)
-            if held is not None and bool(((held.low <= low) & (high <= held.high)).all(-1).any()):
-                continue
-            grown = Box((low - radius)[None], (high + radius)[None])
-            kept = cover.get(target, Box(low[None][:0], high[None][:0]))
-            cover[target] = Box(torch.cat([kept.low, grown.low]), torch.cat([kept.high, grown.high]))
-            queue.append((target, grown))
-            if len(queue) > limit:
-                return None
-    return Certificate(count, radius, least)
+        for a, letter in enumerate(machine.alphabet):
+            after = step(letters[a].expand(len(states), -1), box)
+            for state, low, high in zip(states, after.low, after.high, strict=True):
+                target = machine.step(state, letter)
+                held = cover.get(target, Box(start[:0], start[:0]))
+                if not bool(((held.low <= low) & (high <= held.high)).all(-1).any()):
+                    grown = ((low - radius)[None], (high + radius)[None])
+                    cover[target] = Box(torch.cat([held.low, grown[0]]), torch.cat([held.high, grown[1]]))
+                    queue.append((target, *grown))
+    return Certificate(boxes, radius, margin)
 
 
 def _margin(network: Recogniser, box: Box, accepted: bool) -> float:

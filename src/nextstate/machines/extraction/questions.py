@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from nextstate.machines.automata import DFA, Moore
 from nextstate.machines.extraction.observed import Observed, joined, take
+from nextstate.machines.words import STUCK
 from nextstate.states import Tree
 
 Ids = tuple[int, ...]
@@ -63,34 +63,24 @@ class Questions:
             self._labels[word] = label
 
 
-@dataclass(frozen=True)
-class Walk:
-    """The outcome of comparing a machine with a network: words compared, and the first that differed."""
-
-    words: int
-    counterexample: Ids | None
-
-
-def compare(network: Observed, machine: DFA | Moore, words: Sequence[Ids]) -> Walk:
+def compare(network: Observed, machine: DFA | Moore, words: Sequence[Ids]) -> Ids | None:
     """Machine and network side by side on every prefix of these words; a shortest differing prefix found."""
-    if not words:
-        return Walk(0, None)
-    longest = max(map(len, words))
+    longest = max(map(len, words), default=0)
+    index: dict[Any, int] = {q: i for i, q in enumerate((*machine.states, STUCK))}
+    after = torch.tensor([[index[machine.step(q, a)] for a in machine.alphabet] for q in index])
+    shown = [machine.label(q) for q in index]
+    letters = torch.tensor([[*word, *[0] * (longest - len(word))] for word in words], dtype=torch.int64)
+    letters = letters.reshape(len(words), longest)
     states = take(network.start(), [0] * len(words))
-    here = [machine.start] * len(words)
-    letters = torch.tensor([[*word, *[0] * (longest - len(word))] for word in words]).reshape(len(words), -1)
+    here = torch.full((len(words),), index[machine.start])
     for n in range(longest + 1):
-        labels = network.labels(states)
-        for row, word in enumerate(words):
-            if n <= len(word) and labels[row] != machine.label(here[row]):
-                return Walk(len(words), word[:n])
+        expected = [shown[q] for q in here.tolist()]
+        for row, (label, answer) in enumerate(zip(network.labels(states), expected, strict=True)):
+            if label != answer and n <= len(words[row]):
+                return words[row][:n]
         if n < longest:
-            states = network.step(letters[:, n], states)
-            here = [
-                machine.step(q, network.alphabet[a])
-                for q, a in zip(here, letters[:, n].tolist(), strict=True)
-            ]
-    return Walk(len(words), None)
+            states, here = network.step(letters[:, n], states), after[here, letters[:, n]]
+    return None
 
 
 def random_words(letters: int, count: int, longest: int, draw: random.Random) -> list[Ids]:
