@@ -166,7 +166,8 @@ def _wanted(engine: str) -> str:
 
 
 def _check_cell(operation: str, cell: Cell) -> None:
-    if not isinstance(cell, Cell):
+    """A cell is what has a start state: a wrapper that hands on its cell's (Fabric's, say) is one too."""
+    if not callable(getattr(cell, "initial_state", None)):
         refuse(operation, f"the cell is a {type(cell).__name__}; expected a Cell, such as nextstate.GRU")
 
 
