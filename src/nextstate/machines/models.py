@@ -82,12 +82,9 @@ def load_model(path: str | Path) -> Compiled | Recogniser:
         return _compiled(about, tensors)
     if about.get("nextstate") != "recogniser":
         refuse("load_model", f"{path} holds neither a compiled machine nor a recogniser")
-    network = Recogniser(
-            _CELLS[about["cell"]](len(about["alphabet"]), about["hidden"]), about["alphabet"]
-        )
-        network.load_state_dict(tensors)
-        return network
-    refuse("load_model", f"{path} holds neither a compiled machine nor a recogniser")
+    network = Recogniser(_CELLS[about["cell"]](len(about["alphabet"]), about["hidden"]), about["alphabet"])
+    network.load_state_dict(tensors)
+    return network
 
 
 def _compiled(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> Compiled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,8 @@ class Extraction:
 
 
 def extract(
-    network: Recogniser | Compiled | Observed,
+    network: Recogniser | Compiled | Observed | Callable[[list[tuple[Any, ...]]], Sequence[Any]],
+    alphabet: Sequence[Any] | None = None,
     *,
     method: str = "auto",
     epsilon: float | None = 0.001,
@@ -56,8 +58,10 @@ def extract(
 ) -> Extraction:
     """The finite machine inside a network.
 
-    extract : network -> (machine, status, evidence)
+    extract : (network, alphabet) -> (machine, status, evidence)
 
+    `network` is a `Recogniser` (a cell with a linear score), a compiled machine, or any function from a list
+    of words to the labels of them, which needs the `alphabet`.
     `method`
         "reach"   all reachable states, told apart by their bits: a proof, if they are finitely many
         "lstar"   learned from questions and random words, then tried to be proved with boxes of states
@@ -75,11 +79,13 @@ def extract(
     >>> found = extract(compile(truth, cell="lstm"))
     >>> found.status, equivalent(found.machine, truth)
     ('proved', True)
+    >>> extract(lambda words: [word.count("a") % 3 == 0 for word in words], "ab").machine.states
+    (0, 1, 2)
     """
     methods = ("auto", "reach", "lstar", "kv")
     if method not in methods:
         refuse("extract", f"method={method!r}; there are {methods}")
-    seen = observe(network)
+    seen = observe(network, alphabet)
     if method in ("auto", "reach"):
         limit = 20_000 if method == "reach" or isinstance(network, Compiled) else 200
         exact = reach(seen, limit=limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -111,8 +111,42 @@ class CompiledObserved:
         return [row.accepted if self._accepts else row.output for row in shown]
 
 
-def observe(network: Recogniser | Compiled | Observed) -> Observed:
-    return CompiledObserved(network) if isinstance(network, Compiled) else network
+class BlackBox:
+    """A function from a list of words to what each of them shows; its state is the word read so far.
+
+    >>> box = BlackBox(lambda words: [len(word) % 2 == 0 for word in words], "ab")
+    >>> box.labels(box.step(torch.tensor([1]), box.start()))
+    [False]
+    """
+
+    def __init__(
+        self, answer: Callable[[list[tuple[Any, ...]]], Sequence[Any]], alphabet: Sequence[Any]
+    ) -> None:
+        self.answer, self.alphabet = answer, tuple(alphabet)
+
+    def start(self) -> Tensor:
+        return torch.zeros(1, 0, dtype=torch.int64)
+
+    def step(self, letters: Tensor, states: Tensor) -> Tensor:
+        return torch.cat([states, letters[:, None]], 1)
+
+    def labels(self, states: Tensor) -> list[Any]:
+        words = [tuple(self.alphabet[a] for a in row) for row in states.tolist()]
+        return [bool(label) if isinstance(label, int) else label for label in self.answer(words)]
+
+
+def observe(network: Any, alphabet: Sequence[Any] | None = None) -> Observed:
+    """A network as extraction sees it; `alphabet` is needed for a plain function of words."""
+    if isinstance(network, Compiled):
+        network = CompiledObserved(network)
+    elif not hasattr(network, "labels"):
+        if not callable(network) or alphabet is None:
+            refuse("extract", f"a {type(network).__name__} needs to be a function of words, with an alphabet")
+        network = BlackBox(network, alphabet)
+    if alphabet is not None and tuple(alphabet) != tuple(network.alphabet):
+        refuse("extract", f"alphabet is {list(alphabet)}, but the network reads {list(network.alphabet)}")
+    found: Observed = network
+    return found
 
 
 def take(states: Tree, rows: Sequence[int] | Tensor | range) -> Tree:

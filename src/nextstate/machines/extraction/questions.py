@@ -50,11 +50,6 @@ class Questions:
             self._extend(sorted(by_length[length]))
         return [self._labels[word] for word in words]
 
-    def states(self, words: Sequence[Ids]) -> Tree:
-        """The states after these words, [N, ...]."""
-        self.ask(words)
-        return joined([take(tree, [row]) for tree, row in (self._rows[word] for word in words)])
-
     def _extend(self, words: list[Ids]) -> None:
         parents = joined([take(tree, [row]) for tree, row in (self._rows[word[:-1]] for word in words)])
         after = self.network.step(torch.tensor([word[-1] for word in words]), parents)
