@@ -1,6 +1,7 @@
 // Weight gradients: out[i, j] (+)= sum over the chunk's rows of g[r, i] * a[r, j], and the scatter of row gradients.
 // Rows are summed in blocks of TN_ROWS, each from zero, in order: the result does not depend on the number of threads.
 #define TN_COLS (TN_NV * VL)
+#define TN_PANEL (TN_MR * TN_ROWS + VL)
 
 INLINE float* row_of(const Run* r, const Ref* ref, const Chunk* c, int64_t row, int64_t* t) {
   const Buffer* b = r->plan->buffer + ref->buf;
@@ -13,16 +14,24 @@ INLINE float* row_of(const Run* r, const Ref* ref, const Chunk* c, int64_t row, 
   return base + (slot_row(r, *t) + abs - first_row(r, *t)) * b->ld;
 }
 
-// Rows [r0, r0 + n) x columns [c0, c0 + valid) into out[n][width], zero past `valid`.
-static void copy_panel(const Run* r, const Ref* ref, const Chunk* c, int64_t r0, int64_t n, int c0, int valid, int width,
-                       float* out) {
+// Rows [r0, r0 + n) x columns from c0 into `panels` panels out[n][width], `stride` floats apart. Whole vectors are
+// copied: a panel's row may spill into its next row, which is written later; the last needs room for a vector more.
+// Columns past the operand's width are whatever its pads hold, and end in columns nobody stores.
+template <int WIDTH>
+static void copy_panels(const Run* r, const Ref* ref, const Chunk* c, int64_t r0, int64_t n, int c0, int panels, float* out,
+                        int64_t stride) {
+  constexpr int VECTORS = (WIDTH + VL - 1) / VL, AHEAD = 12;
+  const int64_t ld = r->plan->buffer[ref->buf].ld, room = ld - ref->col - c0;  // readable floats of a row
+  const int whole = room >= (panels - 1) * WIDTH + VECTORS * VL ? panels : panels - 1;
   int64_t t = c->t0;
-  for (int64_t i = 0; i < n; i++, out += width) {
+  for (int64_t i = 0; i < n; i++, out += WIDTH) {
     const float* src = row_of(r, ref, c, r0 + i, &t) + c0;
-    int j = 0;
-    for (; j + VL <= valid; j += VL) store(out + j, load(src + j));
-    for (; j < valid; j++) out[j] = src[j];
-    for (; j < width; j++) out[j] = 0.0f;
+    for (int j = 0; j < panels * WIDTH; j += 16) __builtin_prefetch(src + AHEAD * ld + j);
+    for (int p = 0; p < whole; p++)
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; v++) store(out + p * stride + v * VL, load(src + p * WIDTH + v * VL));
+    for (int p = whole; p < panels; p++)
+      for (int v = 0; v < WIDTH && p * WIDTH + v < room; v++) out[p * stride + v] = src[p * WIDTH + v];
   }
 }
 
@@ -45,23 +54,31 @@ static void tn_pack(const Run* r, Worker*, const Chunk* c) {
     if (u >= units) return;
     while (u >= panels_of(plan->share[s].k, TN_COLS)) u -= panels_of(plan->share[s++].k, TN_COLS);
     const TnShare* share = plan->share + s;
-    const int left = share->k - u * TN_COLS;
     for (int64_t r0 = 0; r0 < c->rows; r0 += TN_ROWS) {
       const int64_t n = min64(TN_ROWS, c->rows - r0);
-      copy_panel(r, &share->a, c, r0, n, u * TN_COLS, left < TN_COLS ? left : TN_COLS, TN_COLS,
-                 share_panel(r->share[s], share->k, r0, n, u));
+      copy_panels<TN_COLS>(r, &share->a, c, r0, n, u * TN_COLS, 1, share_panel(r->share[s], share->k, r0, n, u), 0);
     }
   }
 }
 
+INLINE void add_row(const float* x, float* out, int n, bool first) {
+  int j = 0;
+  for (; j + VL <= n; j += VL) store(out + j, first ? load(x + j) : load(out + j) + load(x + j));
+  for (; j < n; j++) out[j] = first ? x[j] : out[j] + x[j];
+}
+
+// out[m][n] of a tile, (+)= sum over n rows of g^T a.
 template <int NV>
-static __attribute__((noinline)) void tn_tile(const float* g, const float* a, int64_t n, float* out) {
+static __attribute__((noinline)) void tn_tile(const float* g, const float* a, int64_t rows, float* out, int64_t ld, int m,
+                                              int n, bool first) {
   vf acc[TN_MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < TN_MR; i++)
 #pragma GCC unroll 16
     for (int v = 0; v < NV; v++) acc[i][v] = vf{};
-  for (; n > 0; n--, g += TN_MR, a += TN_COLS) {
+  for (int i = 0; i < m; i++)
+    for (int v = 0; v < NV; v++) __builtin_prefetch(out + i * ld + v * VL, 1);
+  for (; rows > 0; rows--, g += TN_MR, a += TN_COLS) {
     vf x[NV];
 #pragma GCC unroll 16
     for (int v = 0; v < NV; v++) x[v] = load(a + v * VL);
@@ -72,45 +89,41 @@ static __attribute__((noinline)) void tn_tile(const float* g, const float* a, in
       for (int v = 0; v < NV; v++) acc[i][v] += y * x[v];
     }
   }
+  if (m == TN_MR && n == NV * VL && !first) {
+#pragma GCC unroll 16
+    for (int i = 0; i < TN_MR; i++, out += ld)
+#pragma GCC unroll 16
+      for (int v = 0; v < NV; v++) store(out + v * VL, load(out + v * VL) + acc[i][v]);
+    return;
+  }
+  float tile[TN_MR * NV * VL];
 #pragma GCC unroll 16
   for (int i = 0; i < TN_MR; i++)
 #pragma GCC unroll 16
-    for (int v = 0; v < NV; v++) store(out + i * TN_COLS + v * VL, acc[i][v]);
-}
-
-static void add_tile(const float* tile, float* out, int64_t ld, int m, int n, bool first) {
-  for (int i = 0; i < m; i++, tile += TN_COLS, out += ld) {
-    int j = 0;
-    for (; j + VL <= n; j += VL) store(out + j, first ? load(tile + j) : load(out + j) + load(tile + j));
-    for (; j < n; j++) out[j] = first ? tile[j] : out[j] + tile[j];
-  }
+    for (int v = 0; v < NV; v++) store(tile + (i * NV + v) * VL, acc[i][v]);
+  for (int i = 0; i < m; i++) add_row(tile + i * NV * VL, out + i * ld, n, first);
 }
 
 // One unit of work: TN_GROUP tiles of rows of `out`, all of its columns.
 static void tn_unit(const Run* r, Worker* w, const Chunk* c, const Tn* e, int unit) {
   const Buffer* ob = r->plan->buffer + e->out;
-  float tile[TN_MR * TN_COLS];
   const int i0 = unit * TN_GROUP * TN_MR;
   const int count = panels_of(e->n - i0 < TN_GROUP * TN_MR ? e->n - i0 : TN_GROUP * TN_MR, TN_MR);
   for (int64_t r0 = 0; r0 < c->rows; r0 += TN_ROWS) {
     const int64_t n = min64(TN_ROWS, c->rows - r0);
     const bool first = c->first && r0 == 0;
-    for (int m = 0; m < count; m++) {
-      const int left = e->n - i0 - m * TN_MR;
-      copy_panel(r, &e->g, c, r0, n, i0 + m * TN_MR, left < TN_MR ? left : TN_MR, TN_MR, w->gpack + m * TN_MR * TN_ROWS);
-    }
+    copy_panels<TN_MR>(r, &e->g, c, r0, n, i0, count, w->gpack, TN_PANEL);
     for (int p = 0; p < panels_of(e->k, TN_COLS); p++) {
       const float* a = share_panel(r->share[e->share], e->k, r0, n, p);
       const int cols = e->k - p * TN_COLS < TN_COLS ? e->k - p * TN_COLS : TN_COLS;
       for (int m = 0; m < count; m++) {
         const int left = e->n - i0 - m * TN_MR;
-        const float* g = w->gpack + m * TN_MR * TN_ROWS;
-        if (cols <= VL)
-          tn_tile<1>(g, a, n, tile);
-        else
-          tn_tile<TN_NV>(g, a, n, tile);
+        const float* g = w->gpack + m * TN_PANEL;
         float* out = r->base[e->out] + (size_t)(e->row0 + i0 + m * TN_MR) * ob->ld + e->col0 + p * TN_COLS;
-        add_tile(tile, out, ob->ld, left < TN_MR ? left : TN_MR, cols, first);
+        if (cols <= VL)
+          tn_tile<1>(g, a, n, out, ob->ld, left < TN_MR ? left : TN_MR, cols, first);
+        else
+          tn_tile<TN_NV>(g, a, n, out, ob->ld, left < TN_MR ? left : TN_MR, cols, first);
       }
     }
   }
@@ -131,7 +144,7 @@ static void column_sums(const Run* r, const Chunk* c, const Tn* e, int unit) {
       else
         for (int j = 0; j < valid; j++) sum[j] += src[j];
     }
-    add_tile(sum, out, 0, 1, valid, c->first && r0 == 0);
+    add_row(sum, out, valid, c->first && r0 == 0);
   }
 }
 
