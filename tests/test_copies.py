@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import nextstate as ns
-from agreement import assert_close
+from agreement import assert_agree, assert_close, on, outcome
 from catalogue import BY_NAME, ROWS, Row, random_state, randomise_
+from nextstate.run import ENGINES
+from nextstate.states import tree_map
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -75,3 +77,43 @@ def test_modes_are_seen() -> None:
     seen(zoneout, us)
     zoneout.rates = (0.9,)
     seen(zoneout, us)
+
+
+class Twice(torch.nn.Module):
+    """A wrapper that holds its cell under two names, as training wrappers do."""
+
+    def __init__(self, cell: ns.Cell) -> None:
+        super().__init__()
+        self.inner, self.original = cell, cell
+
+    def initial_state(self, batch_size: int, *, device=None, dtype=None):
+        return self.inner.initial_state(batch_size, device=device, dtype=dtype)
+
+    def forward(self, u, s):
+        return self.inner(u, s)
+
+
+def tied() -> ns.Cell:
+    """Two cells with one recurrent matrix."""
+    first, second = ns.GRU(3, 3), ns.GRU(3, 3)
+    second.weight_hh = first.weight_hh
+    return ns.Stacked(first, second)
+
+
+def shared() -> ns.Cell:
+    """One cell in two layers."""
+    cell = ns.GRU(3, 3)
+    return ns.Stacked(cell, cell)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Twice(ns.GRU(3, 3)), tied, shared], ids=["wrapped", "tied", "shared"]
+)
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_a_parameter_that_stands_in_two_places(make, engine: str) -> None:
+    cell = randomise_(make())
+    parameters = dict(cell.named_parameters())
+    us, s0 = torch.randn(4, 2, 3), tree_map(torch.randn_like, cell.initial_state(2))
+    for _ in range(2):
+        assert_agree(outcome(on(engine), cell, us, s0), outcome(on("reference"), cell, us, s0))
+        assert all(parameters[name] is p for name, p in cell.named_parameters()), "a run changed the cell"

@@ -86,12 +86,14 @@ def _trace(
 ) -> tuple[fx.GraphModule, Tree]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     shown: list[Tree] = []
+    places = _places(cell, named)
 
     def step(weights: list[Tensor], u_leaves: list[Tensor], s_leaves: list[Tensor]) -> list[Tensor]:
         v, s_next = functional_call(
             cell,
-            dict(zip(named, weights, strict=True)),
+            {name: weights[k] for name, k in places.items()},
             (rebuild(u, u_leaves), rebuild(s, s_leaves)),
+            tie_weights=False,
         )
         shown.append(v)
         return [*leaves(v), *leaves(s_next)]
@@ -113,6 +115,21 @@ def _trace(
     _draw_by_shape(graph.graph)
     graph.graph.eliminate_dead_code()
     return graph, v_like
+
+
+def _places(cell: nn.Module, named: dict[str, Tensor]) -> dict[str, int]:
+    """Every attribute that holds a weight, named once, and which of `named` it holds.
+
+    A weight may stand in two modules, and a module in two places: exchanging an attribute under two names
+    would give back the exchanged value.
+    """
+    index = {id(x): k for k, x in enumerate(named.values())}
+    return {
+        f"{path}.{name}".lstrip("."): index[id(x)]
+        for path, module in cell.named_modules()
+        for name, x in (*module._parameters.items(), *module._buffers.items())
+        if x is not None
+    }
 
 
 DRAWS = {
