@@ -75,6 +75,10 @@ def scan(
     >>> vs.squeeze(-1).T.tolist(), sT.squeeze(-1).tolist()
     ([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]], [3.0, 1.0])
     """
+    if _wanted(engine) in ("auto", "cpu"):
+        done = ENGINES["cpu"].quick(cell, us, s0, lengths)
+        if done is not None:
+            return done
     request = _request("scan", cell, us, s0, lengths)
     return choose(request, engine).scan(request)
 

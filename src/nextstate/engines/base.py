@@ -37,6 +37,9 @@ class Engine(Protocol):
     def refusal(self, request: Request) -> Refusal | None:
         """None if this engine can run the request; decided before anything runs."""
 
+    def quick(self, cell: Cell, us: Tree, s0: Tree, lengths: Tensor | None) -> tuple[Tree, Tree] | None:
+        """The result of an unchecked call by a short cut, or None if there is none for it."""
+
     def scan(self, request: Request) -> tuple[Tree, Tree]: ...
 
     def fold(self, request: Request) -> tuple[Tree, Tree]: ...

@@ -21,10 +21,27 @@ from nextstate.engines.base import Refusal, Request
 from nextstate.engines.kernel import Kernel
 from nextstate.engines.layout import Layout
 from nextstate.engines.operator import Registered
+from nextstate.engines.quick import Quick
+from nextstate.engines.watch import Watch, unfit
 from nextstate.lengths import last_valid
 from nextstate.states import Tree, leaves, rebuild
 
 Compiled = Registered | Unsupported
+
+
+class _Record:
+    """What is known of one cell: its steps compiled so far, by what they were specialised on."""
+
+    def __init__(self) -> None:
+        self.watch: Watch | None = None
+        self.compiled: dict[Any, Compiled] = {}
+        self.others: dict[Any, dict[Any, Compiled]] = {}
+        self.quick: dict[Any, Quick | None] = {}
+
+    def renew(self, cell: Cell) -> None:
+        self.watch = Watch(cell)
+        self.compiled = self.others.setdefault(self.watch.fingerprint, {})
+        self.quick = {}
 
 
 class CpuEngine:
@@ -33,10 +50,49 @@ class CpuEngine:
     name = "cpu"
 
     def __init__(self) -> None:
-        self.compiled: WeakKeyDictionary[Cell, dict[Any, Compiled]] = WeakKeyDictionary()
+        self.known: WeakKeyDictionary[Cell, _Record] = WeakKeyDictionary()
+
+    def record(self, cell: Cell) -> _Record:
+        record = self.known.get(cell)
+        if record is None:
+            record = self.known[cell] = _Record()
+        if record.watch is None or not record.watch.unchanged():
+            record.renew(cell)
+        return record
+
+    def quick(self, cell: Cell, us: Tree, s0: Tree, lengths: Tensor | None) -> tuple[Tree, Tree] | None:
+        """The same result by a short cut, where a call without gradients has nothing to prepare; else None."""
+        if (
+            torch.is_grad_enabled()
+            or lengths is not None
+            or type(us) is not Tensor
+            or us.dtype is not torch.float32
+            or _transformed()
+        ):
+            return None
+        record = self.known.get(cell)
+        if record is None or record.watch is None or not record.watch.unchanged():
+            return None
+        if s0 is None:
+            if us.dim() != 3:
+                return None
+            s0 = cell.initial_state(us.shape[1], device=us.device, dtype=us.dtype)
+        key = us.shape, tuple(s.shape for s in leaves(s0))
+        found = record.quick.get(key, False)
+        if found is False:
+            found = record.quick[key] = self._make_quick(record, cell, us, s0)
+        return None if found is None else found(us, s0, record.watch)
+
+    def _make_quick(self, record: _Record, cell: Cell, us: Tensor, s0: Tree) -> Quick | None:
+        for (_, _, gather, keep), compiled in record.compiled.items():
+            if isinstance(compiled, Registered) and not gather and keep:
+                return Quick.make(compiled.kernel, cell, us, s0)
+        return None
 
     def refusal(self, request: Request) -> Refusal | None:
-        reason = _unfit(request)
+        watch = self.record(request.cell).watch
+        assert watch is not None
+        reason = watch.problem or _unfit(request)
         if reason is not None:
             return Refusal(reason)
         found = self.compile(request, gather=False, keep_outputs=True)
@@ -71,8 +127,8 @@ class CpuEngine:
         return found if 2 * max(sizes) <= layout.rows else plain
 
     def compile(self, request: Request, *, gather: bool, keep_outputs: bool) -> Compiled:
-        key = (_kinds(request.us), _kinds(request.s0), gather, keep_outputs, fingerprint(request.cell))
-        known = self.compiled.setdefault(request.cell, {})
+        key = (_kinds(request.us), _kinds(request.s0), gather, keep_outputs)
+        known = self.record(request.cell).compiled
         if key not in known:
             try:
                 example = _example(request.us)
@@ -93,62 +149,25 @@ def _example(us: Tree) -> Tree:
     return rebuild(us, [u.new_zeros(u.shape[1:]) for u in leaves(us)])
 
 
-def fingerprint(cell: nn.Module) -> tuple[Any, ...]:
-    """What a traced step was specialised on, besides shapes: kinds, modes and attributes of every module."""
-    found: list[Any] = []
-    for module in cell.modules():
-        found.append(type(module))
-        for name, value in module.__dict__.items():
-            if name not in MODULE_ATTRIBUTES:
-                found.append((name, _identity(value)))
-    return tuple(found)
-
-
-MODULE_ATTRIBUTES = frozenset(nn.Module().__dict__) - {"training"}
-
-
-class Same:
-    """A thing that equals only itself, and lives as long as the key that holds it."""
-
-    __slots__ = ("thing",)
-
-    def __init__(self, thing: object) -> None:
-        self.thing = thing
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.thing is other.thing
-
-    def __hash__(self) -> int:
-        return id(self.thing)
-
-
-def _identity(value: object) -> object:
-    """Numbers, text and containers of them by value, everything else (functions, tensors) by itself."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return type(value), value
-    if isinstance(value, list | tuple):
-        return type(value), *map(_identity, value)
-    if isinstance(value, dict):
-        return type(value), *((_identity(k), _identity(v)) for k, v in value.items())
-    return Same(value)
-
-
 def _unfit(request: Request) -> str | None:
-    """Why the engine does not even try, if so."""
-    tensors = [*leaves(request.us), *leaves(request.s0), *request.cell.parameters()]
-    for x in tensors:
-        if x.device.type != "cpu":
-            return f"a tensor is on {x.device}"
-        if x.is_floating_point() and x.dtype != torch.float32:
-            return f"a tensor is {str(x.dtype).removeprefix('torch.')}; the kernels are float32"
+    """Why the engine does not even try with this input, if so."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a torch.func transform is active"
     if forward_ad._current_level >= 0:
         return "forward-mode differentiation is active"
-    for module in request.cell.modules():
-        if module._forward_hooks or module._forward_pre_hooks:
-            return f"{type(module).__name__} has hooks, which must run at every step"
-    return None
+    tensors = (*leaves(request.us), *leaves(request.s0))
+    return next((found for x in tensors if (found := unfit(x)) is not None), None)
+
+
+def _transformed() -> bool:
+    """Whether something watches or changes what operators do: then there is no short cut."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch.compiler.is_compiling()
+    )
 
 
 class _Run:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from nextstate import loops
+from nextstate.cell import Cell
 from nextstate.engines.base import Refusal, Request
 from nextstate.states import Tree
 
@@ -11,6 +14,9 @@ class ReferenceEngine:
     name = "reference"
 
     def refusal(self, request: Request) -> Refusal | None:
+        return None
+
+    def quick(self, cell: Cell, us: Tree, s0: Tree, lengths: Tensor | None) -> tuple[Tree, Tree] | None:
         return None
 
     def scan(self, request: Request) -> tuple[Tree, Tree]:

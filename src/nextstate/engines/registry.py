@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from nextstate.cell import Cell
 from nextstate.engines.base import Engine, Refusal, Request
 from nextstate.engines.reference import ReferenceEngine
 from nextstate.states import Tree
@@ -17,6 +20,9 @@ class MissingCpuEngine:
 
     def refusal(self, request: Request) -> Refusal | None:
         return Refusal(self.reason, surprising=True)
+
+    def quick(self, cell: Cell, us: Tree, s0: Tree, lengths: Tensor | None) -> tuple[Tree, Tree] | None:
+        return None
 
     def scan(self, request: Request) -> tuple[Tree, Tree]:
         raise NotImplementedError(self.reason)

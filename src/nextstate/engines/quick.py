@@ -1,0 +1,125 @@
+"""The short cut for calls without gradients: everything that does not change is prepared once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextstate import _engine
+from nextstate.cell import Cell
+from nextstate.engines.binding import Bound
+from nextstate.engines.kernel import Kernel
+from nextstate.engines.layout import Layout
+from nextstate.engines.watch import Watch
+from nextstate.states import Tree, leaves, rebuild
+
+
+@dataclass(slots=True)
+class Workspace:
+    """State buffers and the list of pointers, for one call at a time."""
+
+    states: list[Tensor]
+    pointers: list[int]
+
+
+@dataclass(slots=True)
+class Quick:
+    """Runs one kernel for one shape of input, where torch has nothing to do before or after the loop."""
+
+    kernel: Kernel
+    bound: Bound
+    layout: Layout
+    shape: tuple[int, ...]
+    output_width: int
+    weights: list[Tensor]
+    fixed: list[Tensor]
+    input_at: int
+    output_at: int
+    state_at: list[int]
+    lds: list[int]
+    like: Tree
+    packed: Any = None
+    versions: tuple[int, ...] = ()
+    free: list[Workspace] = field(default_factory=list)
+
+    @staticmethod
+    def make(kernel: Kernel, cell: Cell, us: Tensor, s0: Tree) -> Quick | None:
+        """The short cut, or None where there is none."""
+        step = kernel.step
+        split, trace = step.split, step.trace
+        torch_has_work = split.parameters or split.constants or split.before or split.after
+        plain = trace.outputs == split.crossing and len(split.crossing) == 1 and not step.classes.constant
+        source = [step.leaves.seqs[0]] == [trace.inputs[0]] if len(step.leaves.seqs) == 1 else False
+        bound = kernel.variant(0).forward
+        if torch_has_work or not plain or not source or bound.copied or us.dim() != 3:
+            return None
+        if len(split.crossing[0].meta["val"].shape) != 2 or not us.shape[0] * us.shape[1]:
+            return None
+        named = dict(zip(trace.weights, trace.parameters, strict=True))
+        held = {**dict(cell.named_parameters(remove_duplicate=False)), **dict(cell.named_buffers())}
+        program = bound.program
+        fixed: list[Tensor] = []
+        for key in program.keys:
+            if key is not None and key[0] == "vec":
+                kind, place, _ = step.externals.vecs[key[1]]
+                node = step.leaves.vecs[place] if kind == "leaf" else None
+                if node not in named:
+                    return None
+                fixed.append(held[named[node]])
+            elif key is not None and key[0] not in ("seq", "out", "state", "pre"):
+                return None
+        weights = [held[named[node]] for node in step.leaves.weights if node in named]
+        if len(weights) != len(step.leaves.weights) or not all(x.is_contiguous() for x in (*weights, *fixed)):
+            return None
+        count = len(step.shapes.states)
+        states = [program.found["state", k] for k in range(count)]
+        ordered = [i for i, b in enumerate(program.buffers) if b["kind"] == "state"]
+        if ordered != states or ("seq", 0) not in program.found:
+            return None
+        return Quick(
+            kernel, bound, Layout.of(us.shape[0], us.shape[1], None), tuple(us.shape), step.shapes.outputs[0],
+            weights, fixed, program.found["seq", 0], program.found["out", 0], states,
+            list(step.shapes.states), s0,
+        )  # fmt: skip
+
+    def __call__(self, us: Tensor, s0: Tree, watch: Watch) -> tuple[Tree, Tree] | None:
+        starts = leaves(s0)
+        if not us.is_contiguous() or not us.is_cpu:
+            return None
+        for s in starts:
+            if s.dtype is not torch.float32 or not s.is_contiguous() or not s.is_cpu:
+                return None
+        versions = tuple([w._version for w in self.weights] + [w.data_ptr() for w in self.weights])
+        if versions != self.versions:
+            self.packed = self.bound.native.pack([w.data_ptr() for w in self.weights])
+            self.versions = versions
+            self.free.clear()
+        work = self.free.pop() if self.free else self._workspace()
+        steps, batch, _ = self.shape
+        vs = torch.empty(steps, batch, self.output_width)
+        pointers = work.pointers
+        pointers[self.input_at], pointers[self.output_at] = us.data_ptr(), vs.data_ptr()
+        threads = torch.get_num_threads()
+        self.bound.native.run(
+            self.packed, pointers, [s.data_ptr() for s in starts], self.lds, [], steps, batch, 0, True,
+            threads, _engine.row_block(batch, threads),
+        )  # fmt: skip
+        first = (steps % 2) * batch
+        finals = [state[first : first + batch].clone() for state in work.states]
+        self.free.append(work)
+        return vs, finals[0] if isinstance(s0, Tensor) else rebuild(s0, finals)
+
+    def _workspace(self) -> Workspace:
+        program = self.bound.program
+        states = [_engine.empty(2 * self.layout.batch + 1, ld) for ld in self.lds]
+        pointers = [0] * len(program.keys)
+        fixed = iter(self.fixed)
+        for index, key in enumerate(program.keys):
+            if key is not None and key[0] == "vec":
+                pointers[index] = next(fixed).data_ptr()
+        for index, state in zip(self.state_at, states, strict=True):
+            pointers[index] = state.data_ptr()
+        return Workspace(states, pointers)
