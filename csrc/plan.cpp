@@ -104,7 +104,7 @@ class Compiler {
   }
 
   int ref(Builder& b, const OperandSpec& o) const {
-    const Ref r{o.index, o.access, o.col};
+    const Ref r{o.index, o.access, o.col, false};
     for (size_t i = 0; i < b.refs.size(); i++)
       if (b.refs[i].buf == r.buf && b.refs[i].access == r.access && b.refs[i].col == r.col) return static_cast<int>(i);
     b.refs.push_back(r);
@@ -220,6 +220,13 @@ class Compiler {
       if (in.op != op_rowsum && in.op != op_rowmax) fix(in.d);
       fix(in.a), fix(in.b), fix(in.c);
     }
+    for (auto& in : b.code)
+      for (int i : {in.op == op_rowsum || in.op == op_rowmax ? 0 : in.d, in.a, in.b, in.c})
+        if (i >= planes + nconsts) {
+          Ref& r = b.refs[i - planes - nconsts];
+          const Kind k = plan_.buffer[r.buf].kind;
+          r.fetch = k == Kind::seq || k == Kind::chunk || k == Kind::state || k == Kind::row || k == Kind::tiled;
+        }
     Block out{};
     out.width = s.width;
     out.panels = (s.width + lanes_ - 1) / lanes_;
@@ -304,12 +311,12 @@ class Compiler {
       if (out.kind != Kind::grad) fail(where, "out must be a grad buffer");
       if (s.n < 1) fail(where, "g has no columns");
       tn_operand(where, s.g, s.n);
-      Tn e{s.out, s.row0, s.col0, s.n, s.k, {s.g.index, s.g.access, s.g.col}, {}, -1};
+      Tn e{s.out, s.row0, s.col0, s.n, s.k, {s.g.index, s.g.access, s.g.col, false}, {}, -1};
       if (s.k > 0) {
         tn_operand(where, s.a, s.k);
         if (s.row0 < 0 || s.col0 < 0 || s.col0 + s.k > out.width || (out.rows && s.row0 + s.n > out.rows))
           fail(where, "result exceeds its grad buffer");
-        e.a = {s.a.index, s.a.access, s.a.col};
+        e.a = {s.a.index, s.a.access, s.a.col, false};
         for (size_t i = 0; i < shares.size() && e.share < 0; i++)
           if (shares[i].a.buf == e.a.buf && shares[i].a.access == e.a.access && shares[i].a.col == e.a.col &&
               shares[i].k == e.k)
@@ -334,7 +341,7 @@ class Compiler {
       if (buffer(where, s.ids).kind != Kind::gather) fail(where, "ids must name a gather buffer");
       if (s.n < 1 || s.n > out.width) fail(where, "more columns than its grad buffer");
       tn_operand(where, s.g, s.n);
-      scatter.push_back({s.out, s.n, plan_.buffer[s.ids].slot, {s.g.index, s.g.access, s.g.col}});
+      scatter.push_back({s.out, s.n, plan_.buffer[s.ids].slot, {s.g.index, s.g.access, s.g.col, false}});
     }
     plan_.nscatter = static_cast<int>(scatter.size());
     plan_.scatter = program_.keep(scatter);

@@ -19,6 +19,7 @@ struct Ref {
   int buf;
   Access access;
   int col;
+  bool fetch;  // worth fetching ahead: the pointwise program reads or writes it row by row
 };
 
 // Operands are indices into the views of a tile: planes, then constants, then memory refs.

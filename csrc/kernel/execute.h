@@ -1,15 +1,27 @@
 // A block over row tiles, and the two ways blocks are run: over all rows of a chunk, and step by step.
 
-INLINE void prefetch_tile(const View& v, int np, int nr) {
-  if (v.ps == 0) return;
+// Lists the cache lines of one operand of a tile.
+INLINE const float** list_lines(const View& v, int np, int nr, const float** out) {
   if (v.rs == VL) {  // tiled: one piece
     const float* end = v.p + (int64_t)np * nr * VL;
-    for (const float* p = v.p; p < end; p += 16) __builtin_prefetch(p);
-    return;
+    for (const float* p = v.p; p < end; p += 16) *out++ = p;
+    return out;
   }
-  if (v.rs == 0) return;
   for (int i = 0; i < nr; i++)
-    for (int u = 0; u < np; u += 16 / VL) __builtin_prefetch(v.p + i * v.rs + u * v.ps);
+    for (int u = 0; u < np; u += 16 / VL) *out++ = v.p + i * v.rs + u * v.ps;
+  return out;
+}
+
+// Steps of k (in fours) that the products of some groups will take, over all row tiles.
+INLINE int64_t product_steps(const Block* block, int g0, int g1, int nr) {
+  int64_t steps = 0;
+  for (int i = 0; i < block->ngemms; i++) {
+    const Gemm* g = block->gemm + i;
+    const int columns = (block->group[g1] - block->group[g0]) * g->gates;
+    const int passes = (columns + NV_MAX - 1) / NV_MAX, height = columns < NV_MAX ? MR_MAX : MR_MAX_WIDE;
+    steps += (int64_t)passes * ((nr + height - 1) / height) * (g->k / 4);
+  }
+  return steps;
 }
 
 static void run_tile(const Run* r, Worker* w, const Block* block, const View* at, const int64_t* const* step_ids, int g0,
@@ -19,10 +31,22 @@ static void run_tile(const Run* r, Worker* w, const Block* block, const View* at
   const int64_t panel_stride = plane_rows * VL;
   View* mem = v + block->nplanes + block->nconsts;
   const int64_t* ids[MAX_REFS];
+  const float* lines[MAX_LINES];
+  const float** end = lines;
   for (int i = 0; i < block->nrefs; i++) {
-    mem[i] = tile_view(r, block->ref + i, at[i], rows.r0, nr, p0);
+    const Ref* ref = block->ref + i;
+    mem[i] = tile_view(r, ref, at[i], rows.r0, nr, p0);
     if (step_ids[i]) ids[i] = step_ids[i] + rows.r0;
-    prefetch_tile(mem[i], np, nr);
+    if (nr > 1 && ref->fetch && end + (np + 1) * (nr + 1) <= lines + MAX_LINES - 64) end = list_lines(mem[i], np, nr, end);
+  }
+  Fetch fetch = {lines, end, 0};
+  if (end > lines && block->ngemms) {
+    const int64_t steps = product_steps(block, g0, g1, nr);
+    const int64_t each = steps ? (end - lines + steps - 1) / steps : 0;
+    fetch.each = (int)(each < 60 ? each : 60);
+    for (int i = 0; i < fetch.each; i++) end[i] = lines[0];  // the last round may run over
+  } else {
+    for (const float** p = lines; p < end; p++) __builtin_prefetch(*p);
   }
   for (int i = 0; i < block->ngemms; i++) {
     const Gemm* g = block->gemm + i;
@@ -31,7 +55,7 @@ static void run_tile(const Run* r, Worker* w, const Block* block, const View* at
       const View& x = at[g->seg[s].ref];
       a[s] = {x.p + rows.r0 * x.rs, x.rs, g->seg[s].k};
     }
-    gemm_groups(block, g, g0, g1, a, nr, r->packed, w->planes, w->plane_floats, panel_stride);
+    gemm_groups(block, g, g0, g1, a, nr, r->packed, w->planes, w->plane_floats, panel_stride, &fetch);
   }
   interpret(r, block, v, ids, {rows.r0, nr, p0, np, block->width});
 }

@@ -17,28 +17,50 @@ INLINE Passes passes_of(int panels, int gates) {
 }
 INLINE int pass_start(Passes p, int i) { return p.columns * i / p.count; }
 
+// Lines the pointwise program will need, fetched a few at a time while the products run: all at once would stall them.
+struct Fetch {
+  const float* const* at;
+  const float* const* end;
+  int each;  // lines every 4 steps of k
+};
+
 template <int MR, int NV>
-static __attribute__((noinline)) void tile(const ARows* seg, int nseg, int64_t row, const float* b, float* const* out) {
+INLINE void tile_step(vf (&acc)[MR][NV], const float* a, int64_t rs, const float* b) {
+  vf w[NV];
+#pragma GCC unroll 16
+  for (int v = 0; v < NV; v++) w[v] = load(b + v * VL);
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; i++) {
+    vf x = splat(a[i * rs]);
+#pragma GCC unroll 16
+    for (int v = 0; v < NV; v++) acc[i][v] += x * w[v];
+  }
+}
+
+template <int MR, int NV>
+static __attribute__((noinline)) void tile(const ARows* seg, int nseg, int64_t row, const float* b, float* const* out,
+                                           Fetch* fetch) {
   vf acc[MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++)
 #pragma GCC unroll 16
     for (int v = 0; v < NV; v++) acc[i][v] = vf{};
+  const float* const* at = fetch->at;
+  const float* const* end = fetch->end;
+  const int64_t each = fetch->each;
   for (int s = 0; s < nseg; s++) {
     const int64_t rs = seg[s].rs, k = seg[s].k;
     const float* a = seg[s].p + row * rs;
-    for (int64_t j = 0; j < k; j++, a++, b += NV * VL) {
-      vf w[NV];
-#pragma GCC unroll 16
-      for (int v = 0; v < NV; v++) w[v] = load(b + v * VL);
-#pragma GCC unroll 16
-      for (int i = 0; i < MR; i++) {
-        vf x = splat(a[i * rs]);
-#pragma GCC unroll 16
-        for (int v = 0; v < NV; v++) acc[i][v] += x * w[v];
-      }
+    int64_t j = 0;
+    for (; j + 4 <= k; j += 4, a += 4, b += 4 * NV * VL) {
+      if (at < end)
+        for (int64_t f = 0; f < each; f++) __builtin_prefetch(*at++);
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; u++) tile_step<MR, NV>(acc, a + u, rs, b + u * NV * VL);
     }
+    for (; j < k; j++, a++, b += NV * VL) tile_step<MR, NV>(acc, a, rs, b);
   }
+  fetch->at = at;
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++)
 #pragma GCC unroll 16
@@ -69,21 +91,23 @@ static __attribute__((noinline)) void line(const ARows* seg, int nseg, const flo
     for (int v = 0; v < NV; v++) store(out[s * NV + v], acc[s][v]);
 }
 
+constexpr int tile_rows(int nv) { return nv == NV_MAX ? MR_MAX_WIDE : MR_MAX; }
+
 template <int NV>
-static void rows_pass(const ARows* seg, int nseg, int nr, const float* b, float* const* out) {
-  constexpr int MR = NV == NV_MAX ? MR_MAX_WIDE : MR_MAX;
+static void rows_pass(const ARows* seg, int nseg, int nr, const float* b, float* const* out, Fetch* fetch) {
+  constexpr int MR = tile_rows(NV);
   const int parts = (nr + MR - 1) / MR;
   for (int i = 0; i < parts; i++) {  // balanced: never 8 + 8 + 1
     const int r0 = nr * i / parts, m = nr * (i + 1) / parts - r0;
     switch (m) {
-      case 1: tile<1, NV>(seg, nseg, r0, b, out); break;
-      case 2: tile<2, NV>(seg, nseg, r0, b, out); break;
-      case 3: tile<3, NV>(seg, nseg, r0, b, out); break;
-      case 4: tile<4, NV>(seg, nseg, r0, b, out); break;
-      case 5: tile<(MR < 5 ? MR : 5), NV>(seg, nseg, r0, b, out); break;
-      case 6: tile<(MR < 6 ? MR : 6), NV>(seg, nseg, r0, b, out); break;
-      case 7: tile<(MR < 7 ? MR : 7), NV>(seg, nseg, r0, b, out); break;
-      case 8: tile<(MR < 8 ? MR : 8), NV>(seg, nseg, r0, b, out); break;
+      case 1: tile<1, NV>(seg, nseg, r0, b, out, fetch); break;
+      case 2: tile<2, NV>(seg, nseg, r0, b, out, fetch); break;
+      case 3: tile<3, NV>(seg, nseg, r0, b, out, fetch); break;
+      case 4: tile<4, NV>(seg, nseg, r0, b, out, fetch); break;
+      case 5: tile<(MR < 5 ? MR : 5), NV>(seg, nseg, r0, b, out, fetch); break;
+      case 6: tile<(MR < 6 ? MR : 6), NV>(seg, nseg, r0, b, out, fetch); break;
+      case 7: tile<(MR < 7 ? MR : 7), NV>(seg, nseg, r0, b, out, fetch); break;
+      case 8: tile<(MR < 8 ? MR : 8), NV>(seg, nseg, r0, b, out, fetch); break;
     }
   }
 }
@@ -110,7 +134,7 @@ static void run_lines(const ARows* seg, const Gemm* g, int nv, int passes, const
 
 // All the passes of the groups [g0, g1) of a block for one gemm. `planes` start at the first panel of g0.
 static void gemm_groups(const Block* block, const Gemm* g, int g0, int g1, const ARows* seg, int nr, const float* packed,
-                        float* planes, size_t plane_floats, int64_t panel_stride) {
+                        float* planes, size_t plane_floats, int64_t panel_stride, Fetch* fetch) {
   const int first = block->group[g0];
   const float* b = packed + g->offset + (size_t)first * g->gates * g->k * VL;
   float* out[3 * PLANE_VECTORS];
@@ -127,11 +151,11 @@ static void gemm_groups(const Block* block, const Gemm* g, int g0, int g1, const
       }
       if (nr > 1) {
         switch (nv) {
-          case 1: rows_pass<1>(seg, g->nseg, nr, b, dst); break;
-          case 2: rows_pass<2>(seg, g->nseg, nr, b, dst); break;
-          case 3: rows_pass<3>(seg, g->nseg, nr, b, dst); break;
+          case 1: rows_pass<1>(seg, g->nseg, nr, b, dst, fetch); break;
+          case 2: rows_pass<2>(seg, g->nseg, nr, b, dst, fetch); break;
+          case 3: rows_pass<3>(seg, g->nseg, nr, b, dst, fetch); break;
 #if NV_MAX >= 4
-          case 4: rows_pass<4>(seg, g->nseg, nr, b, dst); break;
+          case 4: rows_pass<4>(seg, g->nseg, nr, b, dst, fetch); break;
 #endif
         }
         b += (size_t)g->k * nv * VL;
