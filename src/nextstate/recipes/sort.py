@@ -63,7 +63,7 @@ RECIPES = {
         largest=32, shortest=32, longest=32, hidden=64, batch=64, steps=4000, full=1.0, plain=1.0
     ),
     "robust": Recipe(
-        largest=32, shortest=1, longest=40, hidden=128, batch=128, steps=30000, full=0.25, plain=0.4
+        largest=32, shortest=1, longest=40, hidden=128, batch=64, steps=45000, full=0.3, plain=0.15
     ),
     "64": Recipe(largest=64, shortest=1, longest=64, hidden=192, batch=128, steps=30000, full=0.5, plain=0.6),
     "100": Recipe(
