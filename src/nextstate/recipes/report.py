@@ -74,14 +74,17 @@ def model_card(
         f"{len({e.length for e in entries})} length(s) from {min(e.length for e in entries)} "
         f"to {max(e.length for e in entries)}.",
         "",
-        "| law | lists | numbers right % | whole lists right % | never decreasing % |",
-        "|---|---|---|---|---|",
+        "| law | lists | numbers right % | whole lists right % | never decreasing % | worst length |",
+        "|---|---|---|---|---|---|",
     ]
     for law, score in by_law(entries).items():
         shares = [f"{100 * share:.3f}" for share in score.shares().values()]
-        lines.append(f"| {law} | {score.lists} | " + " | ".join(shares) + " |")
+        worst = min((e for e in entries if e.law == law), key=lambda e: e.score.shares()["lists_right"])
+        at_worst = f"{100 * worst.score.shares()['lists_right']:.2f} at {worst.length}"
+        lines.append(f"| {law} | {score.lists} | {' | '.join(shares)} | {at_worst} |")
     lines += [
         "",
+        "The last column is the share of whole lists right at the length where it is lowest.",
         "Lists outside the trained lengths or numbers are refused by `nextstate sort`: the network would",
         "answer, and mostly wrongly.",
         "",
