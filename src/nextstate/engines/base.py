@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -21,6 +21,8 @@ class Request:
     lengths: Tensor | None
     steps: int
     batch: int
+    memo: dict[str, object] = field(default_factory=dict, compare=False)
+    """What an engine found out while deciding, for running."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,73 +11,120 @@ from torch import Tensor
 
 from nextstate import _engine
 from nextstate.compiler.program import Key, Program, padded
+from nextstate.engines.layout import Layout
 
 SLACK = 16
 """Floats after the last row of a buffer that a panel at an odd column may read."""
 
 
+SMALL = 4e6
+"""Floating-point operations below which waking a second thread costs more than it gives."""
+
+
 @dataclass(slots=True)
 class Bound:
-    """A program made ready to run: the engine's object, and which external buffers must be copied to be read."""
+    """A program made ready to run: the engine's object, and what each of its buffers is bound to.
+
+    `inputs` are (buffer, slot, must be copied to be read); the others are (buffer, place). `work` counts
+    the floating-point operations of one row.
+    """
 
     program: Program
     native: Any
-    copied: frozenset[int]
+    inputs: list[tuple[int, int, bool]]
+    states: list[tuple[int, int]]
+    gathers: list[tuple[int, int]]
+    saved: list[tuple[int, int, int, bool]]
+    work: float
     packed: tuple[tuple[Any, ...], Any] | None = None
 
     @staticmethod
-    def of(program: Program) -> Bound:
+    def of(program: Program, slots: list[Key], tables: list[int]) -> Bound:
+        """`slots`: the inputs in order; `tables[k]`: which ids choose the rows of table k."""
         spec = program.spec()
-        reach: dict[int, int] = {}
-        for block in (*spec["pre"], *spec["step"], *spec["post"]):
-            operands = [o for part in block["code"] for o in part[1:]]
-            for operand in operands:
+        copied = _copied(program, spec)
+        inputs, states, gathers, saved = [], [], [], []
+        for index, (key, buffer) in enumerate(zip(program.keys, program.buffers, strict=True)):
+            if key is None or buffer["kind"] == "chunk":
+                continue
+            if key[0] == "state":
+                states.append((index, key[1]))
+            elif key[0] == "saved":
+                saved.append((index, key[1], buffer["ld"], buffer["kind"] == "tiled"))
+            elif key in slots:
+                inputs.append((index, slots.index(key), index in copied))
+            if key[0] == "table":
+                gathers.append((index, slots.index(("ids", tables[key[1]]))))
+        return Bound(program, _engine.Program(spec), inputs, states, gathers, saved, _work(spec))
+
+    def copies(self, index: int) -> bool:
+        """Whether a buffer that is no input needs room for the pads that panels read."""
+        return bool(self.program.buffers[index]["width"] % 16)
+
+    def run(
+        self, packed: Any, pointers: list[int], tensors: Sequence[Tensor], starts: list[Tensor],
+        layout: Layout, ring: bool, row_block: int,
+    ) -> None:  # fmt: skip
+        threads = torch.get_num_threads() if self.work * layout.rows > SMALL else 1
+        self.native.run(
+            packed, pointers, [s.data_ptr() for s in starts], [s.shape[1] for s in starts],
+            [tensors[slot].data_ptr() for _, slot in self.gathers], layout.steps, layout.batch,
+            0 if layout.offsets is None else layout.offsets.data_ptr(), ring, threads, row_block,
+        )  # fmt: skip
+
+    def pack(self, weights: Sequence[Tensor], cache: bool) -> Any:
+        """Weights in the engine's order; kept between calls without gradients while no weight has changed."""
+        state = tuple([w.data_ptr() for w in weights] + [w._version for w in weights]) if cache else ()
+        if cache and self.packed is not None and self.packed[0] == state:
+            return self.packed[1]
+        ready = [w if w.is_contiguous() else w.contiguous() for w in weights]
+        packed = self.native.pack([w.data_ptr() for w in ready])
+        if cache:
+            self.packed = (state, packed)
+        return packed
+
+    def saved_offsets(self, rows: int) -> list[int]:
+        """Where each saved value begins in the block that a forward run writes, in floats; then the end."""
+        offsets = [0]
+        for _, _, ld, tiled in sorted(self.saved, key=lambda value: value[1]):
+            offsets.append(offsets[-1] + padded(rows * (ld if tiled else 1)))
+        return offsets
+
+    def bind_saved(self, pointers: list[int], block: Tensor, offsets: list[int]) -> None:
+        """Point the buffers of saved values into their block."""
+        for index, place, _, _ in self.saved:
+            pointers[index] = block.data_ptr() + 4 * offsets[place]
+
+
+def _copied(program: Program, spec: dict[str, Any]) -> set[int]:
+    """Buffers whose rows are not padded as the engine reads them."""
+    reach: dict[int, int] = {}
+    for block in (*spec["pre"], *spec["step"], *spec["post"]):
+        for part in block["code"]:
+            for operand in part[1:]:
                 if operand is not None and operand[0] == "buf":
-                    end = operand[3] + padded(block["width"])
-                    reach[operand[1]] = max(reach.get(operand[1], 0), end)
-        copied = frozenset(
-            i
-            for i, buffer in enumerate(program.buffers)
-            if buffer["kind"] not in ("seqscalar", "grad")
-            and (reach.get(i, 0) > buffer["ld"] or buffer["width"] % 16)
-        )
-        return Bound(program, _engine.Program(spec), copied)
+                    reach[operand[1]] = max(reach.get(operand[1], 0), operand[3] + padded(block["width"]))
+    return {
+        i
+        for i, buffer in enumerate(program.buffers)
+        if buffer["kind"] not in ("seqscalar", "grad")
+        and (reach.get(i, 0) > buffer["ld"] or buffer["width"] % 16)
+    }
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """The values a forward run saves, in one block from the pool."""
-
-    block: Tensor
-    offsets: dict[Key, int]
-
-    @staticmethod
-    def of(program: Program, rows: int, block: Tensor | None = None) -> Saved:
-        offsets, total = Saved._layout(program, rows)
-        return Saved(_engine.empty(1, total) if block is None else block, offsets)
-
-    @staticmethod
-    def size(program: Program, rows: int) -> int:
-        return Saved._layout(program, rows)[1]
-
-    @staticmethod
-    def _layout(program: Program, rows: int) -> tuple[dict[Key, int], int]:
-        offsets, total = {}, 0
-        for key, index in program.found.items():
-            if key[0] == "saved":
-                buffer = program.buffers[index]
-                offsets[key] = total
-                total += padded(rows * (buffer["ld"] if buffer["kind"] == "tiled" else 1))
-        return offsets, total + SLACK
-
-    def pointer(self, key: Key) -> int:
-        return self.block.data_ptr() + 4 * self.offsets[key]
+def _work(spec: dict[str, Any]) -> float:
+    total = 0.0
+    for block in (*spec["pre"], *spec["step"], *spec["post"]):
+        total += 10 * block["width"] * len(block["code"])
+        for gemm in block["gemms"]:
+            total += sum(2 * s["k"] * block["width"] * len(gemm["dst"]) for s in gemm["segments"])
+    return total + sum(2 * t["n"] * t.get("k", 1) for t in spec["tn"])
 
 
 def readable(value: Tensor, buffer: dict[str, Any], copied: bool) -> Tensor:
     """A tensor as the engine may read it: rows of `ld` floats, with slack behind if panels reach there."""
     if not copied:
-        return value.contiguous()
+        return value if value.is_contiguous() else value.contiguous()
     flat = value.reshape(1, -1) if value.dim() == 1 else value
     rows, ld = flat.shape[0], buffer["ld"]
     out = _engine.empty(1, rows * ld + SLACK)
@@ -85,7 +133,7 @@ def readable(value: Tensor, buffer: dict[str, Any], copied: bool) -> Tensor:
 
 
 def writable(rows: int, buffer: dict[str, Any], zero: bool) -> Tensor:
-    """Fresh rows that become a tensor of the user's: exactly as wide as they are if that is a multiple of 16."""
+    """Fresh rows that become a tensor of the user's, or of the pool if pad columns must be cut off."""
     if zero:
         return torch.zeros(rows, buffer["ld"])
     if buffer["width"] % 16:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,7 @@ from nextstate.compiler.trace import Unsupported
 from nextstate.engines.base import Refusal, Request
 from nextstate.engines.kernel import Kernel
 from nextstate.engines.layout import Layout
-from nextstate.engines.operator import Registered
+from nextstate.engines.operator import Registered, run
 from nextstate.engines.quick import Quick
 from nextstate.engines.watch import Watch, unfit
 from nextstate.lengths import last_valid
@@ -60,8 +61,15 @@ class CpuEngine:
             record.renew(cell)
         return record
 
+    def _record_of(self, request: Request) -> _Record:
+        """The record of the request's cell, looked at once a request."""
+        found = request.memo.get(self.name)
+        if found is None:
+            found = request.memo[self.name] = self.record(request.cell)
+        return found  # type: ignore[return-value]
+
     def quick(self, cell: Cell, us: Tree, s0: Tree, lengths: Tensor | None) -> tuple[Tree, Tree] | None:
-        """The same result by a short cut, where a call without gradients has nothing to prepare; else None."""
+        """The same result by a short cut, if a call without gradients has nothing to prepare; else None."""
         if (
             torch.is_grad_enabled()
             or lengths is not None
@@ -90,7 +98,7 @@ class CpuEngine:
         return None
 
     def refusal(self, request: Request) -> Refusal | None:
-        watch = self.record(request.cell).watch
+        watch = self._record_of(request).watch
         assert watch is not None
         reason = watch.problem or _unfit(request)
         if reason is not None:
@@ -128,7 +136,7 @@ class CpuEngine:
 
     def compile(self, request: Request, *, gather: bool, keep_outputs: bool) -> Compiled:
         key = (_kinds(request.us), _kinds(request.s0), gather, keep_outputs)
-        known = self.record(request.cell).compiled
+        known = self._record_of(request).compiled
         if key not in known:
             try:
                 example = _example(request.us)
@@ -222,17 +230,14 @@ class _Run:
         s = [layout.unsort(x) for x in states]
         return rebuild(step.trace.v_like, vs), rebuild(self.request.s0, s)
 
-    def _loop(self) -> list[Tensor]:
+    def _loop(self) -> Sequence[Tensor]:
         """Outputs and last states of the loop itself."""
         layout = self.layout
         tensors = [self._slot(kind, place) for kind, place in self.kernel.slots]
         wanted = 0
         if torch.is_grad_enabled():
             wanted = sum(1 << bit for bit, x in enumerate(tensors) if x.requires_grad)
-        found: list[Tensor] = torch.ops.nextstate.scan_forward(
-            tensors, self.registered.handle, layout.steps, layout.batch, layout.lengths, wanted
-        )
-        return found
+        return run(self.registered, tensors, layout, wanted)
 
     def _output(self, v: Any) -> Tensor:
         value = self.env[v]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ from torch import Tensor
 from nextstate import _engine
 from nextstate.compiler.compiling import CompiledStep
 from nextstate.compiler.differentiate import Resolved, Wanted
-from nextstate.compiler.program import Key
-from nextstate.engines.binding import Bound, Saved, incoming, readable, trimmed, writable
+from nextstate.compiler.program import Key, Program
+from nextstate.engines.binding import SLACK, Bound, incoming, readable, trimmed, writable
 from nextstate.engines.layout import Layout
 from nextstate.engines.replay import replay
 
@@ -33,6 +33,8 @@ class Kernel:
     step: CompiledStep
     slots: list[Key] = field(default_factory=list)
     variants: dict[int, Variant] = field(default_factory=dict)
+    weight_slot: int = 0
+    state_slot: int = 0
 
     def __post_init__(self) -> None:
         step = self.step
@@ -49,6 +51,8 @@ class Kernel:
         ]  # fmt: skip
         self.slots = sorted(used) + [(kind, k) for kind, count in counts for k in range(count)]
         self.slots += [("ids", ids) for ids in sorted({ids for _, ids in step.outer.tables})]
+        self.weight_slot = sum(kind not in ("weight", "state", "ids") for kind, _ in self.slots)
+        self.state_slot = self.weight_slot + len(step.shapes.weights)
 
     def variant(self, wanted: int) -> Variant:
         """The programs that compute the gradients of the slots whose bit is set in `wanted`."""
@@ -58,11 +62,14 @@ class Kernel:
 
     def _variant(self, mask: int) -> Variant:
         if not mask:
-            return Variant(Bound.of(self.step.forward()), None, None)
+            return Variant(self._bound(self.step.forward()), None, None)
         wanted = self._wanted({slot for bit, slot in enumerate(self.slots) if mask >> bit & 1})
         resolved = self.step.resolved(wanted)
-        forward = Bound.of(self.step.forward(resolved.saved))
-        return Variant(forward, Bound.of(self.step.backward(resolved, wanted)), resolved)
+        forward = self._bound(self.step.forward(resolved.saved))
+        return Variant(forward, self._bound(self.step.backward(resolved, wanted)), resolved)
+
+    def _bound(self, program: Program) -> Bound:
+        return Bound.of(program, self.slots, [ids for _, ids in self.step.outer.tables])
 
     def _wanted(self, slots: set[Key]) -> Wanted:
         step = self.step
@@ -84,81 +91,92 @@ class Kernel:
                     leaves.add(("pre", k))
         return Wanted(frozenset(leaves), weights)
 
-    def forward(self, tensors: list[Tensor], layout: Layout, mask: int) -> list[Tensor]:
+    def forward(self, tensors: Sequence[Tensor], layout: Layout, mask: int) -> list[Tensor]:
         """Outputs [N, w], last states [B, w]; then, if gradients are wanted, what the backward run reads."""
         bound = self.variant(mask).forward
-        given = dict(zip(self.slots, tensors, strict=True))
+        buffers = bound.program.buffers
         ring = not mask
         state_rows = 2 * layout.batch if ring else layout.batch + layout.rows
-        saved = Saved.of(bound.program, layout.rows) if mask else None
-        made: dict[Key, Tensor] = {}
-        pointers = []
-        for index, (key, buffer) in enumerate(zip(bound.program.keys, bound.program.buffers, strict=True)):
-            if key is None or buffer["kind"] == "chunk":
-                pointers.append(0)
-                continue
-            if key[0] == "saved" and saved is not None:
-                pointers.append(saved.pointer(key))
-                continue
-            if key[0] == "state":
-                made[key] = _engine.empty(state_rows + 1, buffer["ld"])
-            elif key[0] == "out":
-                made[key] = writable(layout.rows, buffer, zero=False)
-            else:
-                made[key] = readable(given[key], buffer, index in bound.copied)
-            pointers.append(made[key].data_ptr())
+        pointers = [0] * len(buffers)
+        held = self._bind_inputs(bound, tensors, pointers)
+        starts = []
+        states = []
+        for index, place in bound.states:
+            starts.append(_plain(tensors[self.state_slot + place]))
+            states.append(_engine.empty(state_rows + 1, buffers[index]["ld"]))
+            pointers[index] = states[-1].data_ptr()
+        outs = []
+        for j in range(len(self.step.loop.outputs)):
+            index = bound.program.found["out", j]
+            outs.append(writable(layout.rows, buffers[index], zero=False))
+            pointers[index] = outs[-1].data_ptr()
+        block = None
+        if mask:
+            offsets = bound.saved_offsets(layout.rows)
+            block = _engine.empty(1, offsets[-1] + SLACK)
+            bound.bind_saved(pointers, block, offsets)
         row_block = _engine.row_block(layout.batch, torch.get_num_threads())
-        self._run(bound, self._pack(bound, given, ring), pointers, given, layout, ring, row_block)
+        packed = bound.pack(tensors[self.weight_slot : self.state_slot], cache=ring)
+        bound.run(packed, pointers, tensors, starts, layout, ring, row_block)
+        del held
         shapes = self.step.shapes
-        outs = [trimmed(made["out", j], shapes.outputs[j]) for j in range(len(self.step.loop.outputs))]
-        states = [made["state", k] for k in range(len(shapes.states))]
+        outs = [trimmed(value, width) for value, width in zip(outs, shapes.outputs, strict=False)]
         finals = [_last(s, layout, w, ring) for s, w in zip(states, shapes.states, strict=True)]
-        if saved is None:
+        if block is None:
             return [*outs, *finals]
-        return [*outs, *finals, *states, saved.block, torch.tensor(row_block)]
+        return [*outs, *finals, *states, block, torch.tensor(row_block)]
+
+    def _bind_inputs(self, bound: Bound, tensors: Sequence[Tensor], pointers: list[int]) -> list[Tensor]:
+        held = []
+        for index, slot, copied in bound.inputs:
+            value = readable(tensors[slot], bound.program.buffers[index], copied)
+            pointers[index] = value.data_ptr()
+            held.append(value)
+        return held
 
     def backward(
-        self, grads: list[Tensor | None], tensors: list[Tensor], kept: list[Tensor], layout: Layout, mask: int
-    ) -> list[Tensor | None]:
+        self, grads: Sequence[Tensor | None], tensors: Sequence[Tensor], kept: Sequence[Tensor],
+        layout: Layout, mask: int,
+    ) -> list[Tensor | None]:  # fmt: skip
         """The gradients of the slots wanted, from those of the outputs and last states."""
         variant = self.variant(mask)
         bound = variant.backward
         assert bound is not None
         program = bound.program
         outputs = len(self.step.loop.outputs)
-        given = dict(zip(self.slots, tensors, strict=True))
         *states, block, row_block = kept
-        saved = Saved.of(variant.forward.program, layout.rows, block)
+        pointers = [0] * len(program.buffers)
+        held = self._bind_inputs(bound, tensors, pointers)
+        bound.bind_saved(pointers, block, variant.forward.saved_offsets(layout.rows))
+        starts = []
+        for index, place in bound.states:
+            starts.append(_plain(tensors[self.state_slot + place]))
+            pointers[index] = states[place].data_ptr()
         made: dict[Key, Tensor] = {}
-        pointers = []
-        for index, (key, buffer) in enumerate(zip(program.keys, program.buffers, strict=True)):
-            if key is None or buffer["kind"] == "chunk":
-                pointers.append(0)
-                continue
+        for key, index in program.found.items():
             kind, place = key
-            if kind == "saved":
-                pointers.append(saved.pointer(key))
+            if not kind.startswith(("carry", "d")):
                 continue
-            if kind == "state":
-                made[key] = states[place]
-            elif kind == "carry":
-                made[key] = incoming(grads[outputs + place], layout.batch, buffer, own=True)
+            buffer = program.buffers[index]
+            if kind == "carry":
+                value = incoming(grads[outputs + place], layout.batch, buffer, own=True)
             elif kind == "dout":
-                made[key] = incoming(grads[place], layout.rows, buffer, own=index in bound.copied)
+                value = incoming(grads[place], layout.rows, buffer, own=bound.copies(index))
             elif buffer["kind"] == "grad":
-                rows = len(given["table", place]) if kind.startswith("dtable") else buffer["rows"]
-                zero = kind.startswith("dtable") or key not in program.covered
-                made[key] = (torch.zeros if zero else torch.empty)(rows, buffer["ld"])
-            elif kind in ("dseq", "dflag"):
-                made[key] = writable(layout.rows, buffer, zero=key not in program.covered)
-            elif kind == "drow":
-                made[key] = writable(layout.batch, buffer, zero=True)
+                looked_up = kind.startswith("dtable")
+                rows = len(tensors[self.slots.index(("table", place))]) if looked_up else buffer["rows"]
+                zero = looked_up or key not in program.covered
+                value = (torch.zeros if zero else torch.empty)(rows, buffer["ld"])
             else:
-                made[key] = readable(given[key], buffer, index in bound.copied)
-            pointers.append(made[key].data_ptr())
-        self._run(bound, self._pack(bound, given, False), pointers, given, layout, False, int(row_block))
+                rows = layout.batch if kind == "drow" else layout.rows
+                value = writable(rows, buffer, zero=kind == "drow" or key not in program.covered)
+            made[key] = value
+            pointers[index] = value.data_ptr()
+        packed = bound.pack(tensors[self.weight_slot : self.state_slot], cache=False)
+        bound.run(packed, pointers, tensors, starts, layout, False, int(row_block))
+        del held
         return [
-            self._collected(slot, made, given, layout) if mask >> bit & 1 else None
+            self._collected(slot, made, tensors[bit], layout) if mask >> bit & 1 else None
             for bit, slot in enumerate(self.slots)
         ]
 
@@ -177,50 +195,16 @@ class Kernel:
 
     def saved_size(self, rows: int, mask: int) -> int:
         """Floats of the block of saved values."""
-        return Saved.size(self.variant(mask).forward.program, rows)
+        return self.variant(mask).forward.saved_offsets(rows)[-1] + SLACK
 
     @property
     def first_sequence(self) -> int | None:
         """A slot with one row a step, if there is one."""
         return next((i for i, (kind, _) in enumerate(self.slots) if kind in ("seq", "flag", "ids")), None)
 
-    def _run(
-        self, bound: Bound, packed: Any, pointers: list[int], given: dict[Key, Tensor], layout: Layout,
-        ring: bool, row_block: int,
-    ) -> None:  # fmt: skip
-        inits, init_lds, ids = [], [], []
-        starts = []
-        for key, buffer in zip(bound.program.keys, bound.program.buffers, strict=True):
-            if buffer["kind"] == "state" and key is not None:
-                starts.append(given[key].contiguous())
-                inits.append(starts[-1].data_ptr())
-                init_lds.append(starts[-1].shape[1])
-            elif buffer["kind"] == "gather" and key is not None:
-                ids.append(given["ids", self.step.outer.tables[key[1]][1]].data_ptr())
-        offsets = 0 if layout.offsets is None else layout.offsets.data_ptr()
-        bound.native.run(
-            packed, pointers, inits, init_lds, ids, layout.steps, layout.batch, offsets, ring,
-            torch.get_num_threads(), row_block,
-        )  # fmt: skip
-
-    def _pack(self, bound: Bound, given: dict[Key, Tensor], cache: bool) -> Any:
-        """Weights in the engine's order; kept between calls without gradients while no weight has changed."""
-        weights = [given["weight", k] for k in range(len(self.step.shapes.weights))]
-        state = tuple((w.data_ptr(), w._version) for w in weights) if cache else ()
-        if cache and bound.packed is not None and bound.packed[0] == state:
-            return bound.packed[1]
-        ready = [w.contiguous() for w in weights]
-        packed = bound.native.pack([w.data_ptr() for w in ready])
-        if cache:
-            bound.packed = (state, packed)
-        return packed
-
-    def _collected(
-        self, slot: Key, made: dict[Key, Tensor], given: dict[Key, Tensor], layout: Layout
-    ) -> Tensor | None:
+    def _collected(self, slot: Key, made: dict[Key, Tensor], like: Tensor, layout: Layout) -> Tensor | None:
         """The gradient of one slot from the buffers that hold it."""
         kind, place = slot
-        like = given[slot]
         if kind == "ids":
             return None
         if kind == "state":
@@ -235,6 +219,9 @@ class Kernel:
             return (
                 torch.zeros_like(like) if found is None else trimmed(found, like.shape[-1]).view(like.shape)
             )
+        only = made.get((f"d{kind}#0", place))
+        if only is not None and (f"d{kind}#1", place) not in made:
+            return only.view(like.shape)
         copies = [value for (name, k), value in made.items() if name.startswith(f"d{kind}#") and k == place]
         if not copies:
             return torch.zeros_like(like)
@@ -242,6 +229,10 @@ class Kernel:
         for copy in copies[1:]:
             total = total + copy
         return total.view(like.shape)
+
+
+def _plain(s: Tensor) -> Tensor:
+    return s if s.is_contiguous() else s.contiguous()
 
 
 def _last(state: Tensor, layout: Layout, width: int, ring: bool) -> Tensor:

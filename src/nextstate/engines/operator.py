@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -52,13 +53,15 @@ def _layout(steps: int, batch: int, lengths: Tensor | None) -> Layout:
     if known is not None and known[0]() is lengths:
         return known[1]
     layout = Layout.of(steps, batch, lengths)
-    _recent[id(lengths)] = (weakref.ref(lengths, lambda _, key=id(lengths): _recent.pop(key, None)), layout)
+    key = id(lengths)
+    _recent[key] = (weakref.ref(lengths, lambda _: _recent.pop(key, None)), layout)
     return layout
 
 
 library = torch.library.Library("nextstate", "DEF")
 library.define(
-    "scan_forward(Tensor[] tensors, int handle, int steps, int batch, Tensor? lengths, int wanted) -> Tensor[]"
+    "scan_forward(Tensor[] tensors, int handle, int steps, int batch, Tensor? lengths, int wanted) "
+    "-> Tensor[]"
 )
 library.define(
     "scan_backward(Tensor?[] gradients, Tensor[] tensors, Tensor[] kept, int handle, int steps, int batch, "
@@ -136,3 +139,41 @@ def _autograd(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd("nextstate::scan_forward", _autograd, setup_context=_setup, lib=library)
+
+
+class EagerScan(torch.autograd.Function):
+    """The same pair outside of compilation, without the cost of the operator's machinery."""
+
+    @staticmethod
+    def forward(ctx: Any, registered: Registered, layout: Layout, wanted: int, *tensors: Tensor) -> Any:
+        kernel = registered.kernel
+        found = kernel.forward(tensors, layout, wanted)
+        count = len(kernel.step.loop.outputs) + len(kernel.step.shapes.states)
+        ctx.registered, ctx.layout, ctx.wanted = registered, layout, wanted
+        ctx.inputs = len(tensors)
+        ctx.save_for_backward(*tensors, *found[count:])
+        ctx.set_materialize_grads(False)
+        return tuple(found[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        saved = ctx.saved_tensors
+        tensors, kept = saved[: ctx.inputs], saved[ctx.inputs :]
+        kernel: Kernel = ctx.registered.kernel
+        if torch.is_grad_enabled():
+            rest = iter(kernel.differentiable_backward(list(grads), list(tensors), ctx.layout, ctx.wanted))
+            found = [next(rest) if ctx.wanted >> bit & 1 else None for bit in range(ctx.inputs)]
+            return None, None, None, *found
+        return None, None, None, *kernel.backward(grads, tensors, kept, ctx.layout, ctx.wanted)
+
+
+def run(registered: Registered, tensors: list[Tensor], layout: Layout, wanted: int) -> Sequence[Tensor]:
+    """Outputs and last states of a loop, by the operator where something looks at operators."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        found: Sequence[Tensor] = torch.ops.nextstate.scan_forward(
+            tensors, registered.handle, layout.steps, layout.batch, layout.lengths, wanted
+        )
+        return found
+    if wanted:
+        return EagerScan.apply(registered, layout, wanted, *tensors)  # type: ignore[no-any-return]
+    return registered.kernel.forward(tensors, layout, 0)

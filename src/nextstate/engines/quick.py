@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nextstate import _engine
 from nextstate.cell import Cell
-from nextstate.engines.binding import Bound
+from nextstate.engines.binding import SMALL, Bound
 from nextstate.engines.kernel import Kernel
 from nextstate.engines.layout import Layout
 from nextstate.engines.watch import Watch
@@ -52,9 +52,11 @@ class Quick:
         split, trace = step.split, step.trace
         torch_has_work = split.parameters or split.constants or split.before or split.after
         plain = trace.outputs == split.crossing and len(split.crossing) == 1 and not step.classes.constant
-        source = [step.leaves.seqs[0]] == [trace.inputs[0]] if len(step.leaves.seqs) == 1 else False
+        input_only = len(step.leaves.seqs) == 1 and step.leaves.seqs[0] is trace.inputs[0]
         bound = kernel.variant(0).forward
-        if torch_has_work or not plain or not source or bound.copied or us.dim() != 3:
+        ragged = any(w % 16 for w in (*step.shapes.states, *step.shapes.outputs))
+        copied = ragged or any(must for _, _, must in bound.inputs)
+        if torch_has_work or not plain or not input_only or copied or us.dim() != 3:
             return None
         if len(split.crossing[0].meta["val"].shape) != 2 or not us.shape[0] * us.shape[1]:
             return None
@@ -102,7 +104,7 @@ class Quick:
         vs = torch.empty(steps, batch, self.output_width)
         pointers = work.pointers
         pointers[self.input_at], pointers[self.output_at] = us.data_ptr(), vs.data_ptr()
-        threads = torch.get_num_threads()
+        threads = torch.get_num_threads() if self.bound.work * steps * batch > SMALL else 1
         self.bound.native.run(
             self.packed, pointers, [s.data_ptr() for s in starts], self.lds, [], steps, batch, 0, True,
             threads, _engine.row_block(batch, threads),
