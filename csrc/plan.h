@@ -106,6 +106,9 @@ struct Run {
   int* counter;         // two work counters: packing, products
   float* reduction;     // accumulators of row reductions
   int64_t reduction_rows;
+  bool split;           // too few rows: threads share the panels of each block of a step instead
+  void (*wait)(void*);  // until all threads are here
+  void* barrier;
 };
 
 // What a thread owns.

@@ -12,6 +12,9 @@ namespace nextstate {
 namespace {
 constexpr int64_t kChunkRows = 768;
 constexpr int kTileRows = 16, kFlatRows = 24, kMaxGroup = 4;
+constexpr int64_t kFewRows = 4;         // up to here the weights' way from L2 is the cost: rows are not split
+constexpr int64_t kSplitFloats = 49152;  // weights of a block that pay for a barrier
+constexpr double kThreadsFlops = 1e7;    // work that pays for waking a thread
 
 double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -21,6 +24,7 @@ double seconds() {
 // Tiles of equal height, at most kTileRows, at least one for each thread.
 int row_block(int64_t B, int threads) {
   if (B < 1) return 1;
+  if (B <= kFewRows) return static_cast<int>(B);
   const int64_t per_thread = (B + threads - 1) / std::max(threads, 1);
   const int64_t tiles = (per_thread + kTileRows - 1) / kTileRows;
   return static_cast<int>((per_thread + tiles - 1) / tiles);
@@ -73,6 +77,20 @@ struct Job {
   Run run;
 
   int64_t first_row(int64_t t) const { return args.off ? args.off[t] : t * args.B; }
+  // Multiplications and additions of the whole run.
+  double flops() const {
+    double row = static_cast<double>(plan.packed_floats);
+    for (int i = 0; i < plan.ntn; i++) row += static_cast<double>(plan.tn[i].n) * std::max(plan.tn[i].k, 1);
+    return 2 * row * static_cast<double>(first_row(args.T));
+  }
+  bool few_rows() const {
+    if (args.B > kFewRows || !plan.nstep) return false;
+    double floats = 0;
+    for (int i = 0; i < plan.nstep; i++)
+      for (int g = 0; g < plan.step[i].ngemms; g++)
+        floats += static_cast<double>(plan.step[i].width) * plan.step[i].gemm[g].k * plan.step[i].gemm[g].gates;
+    return floats >= static_cast<double>(kSplitFloats) * plan.nstep;
+  }
   bool chunked() const { return plan.npre || plan.npost || plan.ntn || plan.nscatter; }
 
   void cut_chunks() {
@@ -146,8 +164,9 @@ struct Job {
   void deal_tiles() {
     const int n = run.threads, height = run.row_block;
     const int64_t count = (args.B + height - 1) / height;
-    ws.tiles.resize(std::max<int64_t>(count, 1));
-    ws.active.resize(std::max<int64_t>(count, 1));
+    const int64_t copies = run.split ? n : 1;
+    ws.tiles.resize(std::max<int64_t>(count * copies, 1));
+    ws.active.resize(std::max<int64_t>(count * copies, 1));
     int64_t at = 0;
     for (int id = 0; id < n; id++) {
       Worker& w = ws.workers[id];
@@ -158,7 +177,9 @@ struct Job {
         const int64_t r0 = i * height;
         ws.tiles[at++] = {r0, static_cast<int>(std::min<int64_t>(height, args.B - r0))};
       };
-      if (!args.off) {
+      if (run.split) {
+        for (int64_t i = 0; i < count; i++) put(i);
+      } else if (!args.off) {
         for (int64_t i = count * id / n; i < count * (id + 1) / n; i++) put(i);
       } else {
         for (int64_t i = 0; i < count; i++) {
@@ -256,9 +277,12 @@ void Program::run(const Packed& packed, RunArgs& args) const {
   Job job{*this, plan_, kernels_, *ws, args, {}};
   job.cut_chunks();
   job.run = {&plan_, packed.memory.get(), nullptr, args.ids.data(), args.T, args.B, args.off, args.ring,
-             args.row_block, std::max(args.threads, 1), nullptr, ws->counter, nullptr, 0};
+             args.row_block, std::max(args.threads, 1), nullptr, ws->counter, nullptr, 0, false,
+             [](void* b) { static_cast<Barrier*>(b)->wait(); }, &ws->barrier};
+  if (job.flops() < kThreadsFlops) job.run.threads = 1;
   auto start = [&](int threads) {
     job.run.threads = threads;
+    job.run.split = threads > 1 && job.few_rows();
     job.allocate();
     ws->barrier.reset(threads);
     ws->counter[0] = ws->counter[1] = 0;

@@ -1,14 +1,19 @@
 // A block over row tiles, and the two ways blocks are run: over all rows of a chunk, and step by step.
 
-// Lists the cache lines of one operand of a tile.
-INLINE const float** list_lines(const View& v, int np, int nr, const float** out) {
+// Lists every second cache line of one operand of a tile; the lines after them are fetched along (Fetch::pair).
+INLINE const float** list_lines(const View v, int np, int nr, const float** out) {
   if (v.rs == VL) {  // tiled: one piece
     const float* end = v.p + (int64_t)np * nr * VL;
-    for (const float* p = v.p; p < end; p += 16) *out++ = p;
+    for (const float* p = v.p; p < end; p += 32) *out++ = p;
     return out;
   }
-  for (int i = 0; i < nr; i++)
-    for (int u = 0; u < np; u += 16 / VL) *out++ = v.p + i * v.rs + u * v.ps;
+  const float* row = v.p;
+  if (np * VL <= 32) {
+    for (int i = 0; i < nr; i++, row += v.rs) *out++ = row;
+    return out;
+  }
+  for (int i = 0; i < nr; i++, row += v.rs)
+    for (int u = 0; u < np * VL; u += 32) *out++ = row + u;
   return out;
 }
 
@@ -39,14 +44,14 @@ static void run_tile(const Run* r, Worker* w, const Block* block, const View* at
     if (step_ids[i]) ids[i] = step_ids[i] + rows.r0;
     if (nr > 1 && ref->fetch && end + (np + 1) * (nr + 1) <= lines + MAX_LINES - 64) end = list_lines(mem[i], np, nr, end);
   }
-  Fetch fetch = {lines, end, 0};
+  Fetch fetch = {lines, end, 0, np * VL > 16 ? 16 : 0};
   if (end > lines && block->ngemms) {
     const int64_t steps = product_steps(block, g0, g1, nr);
     const int64_t each = steps ? (end - lines + steps - 1) / steps : 0;
     fetch.each = (int)(each < 60 ? each : 60);
     for (int i = 0; i < fetch.each; i++) end[i] = lines[0];  // the last round may run over
   } else {
-    for (const float** p = lines; p < end; p++) __builtin_prefetch(*p);
+    for (const float** p = lines; p < end; p++) __builtin_prefetch(*p), __builtin_prefetch(*p + fetch.pair);
   }
   for (int i = 0; i < block->ngemms; i++) {
     const Gemm* g = block->gemm + i;
@@ -70,7 +75,7 @@ static void finish_reductions(const Run* r, const Block* block, const View* at, 
   }
 }
 
-static void run_block(const Run* r, Worker* w, const Block* block, const Position& position, const Rows* tiles, int ntiles) {
+static void run_block(const Run* r, Worker* w, const Block* block, const Position& position, const Rows* tiles, int ntiles, bool split) {
   View* v = (View*)w->views;
   View at[MAX_REFS];
   const int64_t* ids[MAX_REFS];
@@ -86,11 +91,17 @@ static void run_block(const Run* r, Worker* w, const Block* block, const Positio
   for (int i = 0; i < block->nconsts; i++) v[block->nplanes + i] = {(float*)block->consts + i * 16, 0, 0};
 
   const int together = PLANE_VECTORS / max_rows;  // panels
-  for (int g0 = 0, g1; g0 < block->ngroups; g0 = g1) {
-    for (g1 = g0 + 1; g1 < block->ngroups && block->group[g1 + 1] - block->group[g0] <= together;) g1++;
+  int first = 0, last = block->ngroups;
+  if (split) {  // sums over a row stay with one thread: their order is fixed
+    first = block->nred ? (w->id ? last : 0) : last * w->id / r->threads;
+    last = block->nred ? last : last * (w->id + 1) / r->threads;
+  }
+  for (int g0 = first, g1; g0 < last; g0 = g1) {
+    for (g1 = g0 + 1; g1 < last && block->group[g1 + 1] - block->group[g0] <= together;) g1++;
     for (int n = 0; n < ntiles; n++) run_tile(r, w, block, at, ids, g0, g1, tiles[n], max_rows);
   }
-  if (block->nred) finish_reductions(r, block, at, tiles, ntiles);
+  if (block->nred && first < last) finish_reductions(r, block, at, tiles, ntiles);
+  if (split) r->wait(r->barrier);
 }
 
 static void run_flat(const Run* r, Worker* w, const Block* blocks, int nblocks, const Chunk* c, int64_t r0, int64_t r1) {
@@ -105,7 +116,7 @@ static void run_flat(const Run* r, Worker* w, const Block* blocks, int nblocks, 
       const int64_t a = n * i / count;
       tiles[i] = {r0 + a, (int)(n * (i + 1) / count - a)};
     }
-    for (int b = 0; b < nblocks; b++) run_block(r, w, blocks + b, at, tiles, count);
+    for (int b = 0; b < nblocks; b++) run_block(r, w, blocks + b, at, tiles, count, false);
     r0 += n;
   }
 }
@@ -126,6 +137,6 @@ static void run_steps(const Run* r, Worker* w, const Chunk* c) {
     }
     if (count == 0) continue;
     const Position at = step_position(r, c, t);
-    for (int b = 0; b < plan->nstep; b++) run_block(r, w, plan->step + b, at, w->active, count);
+    for (int b = 0; b < plan->nstep; b++) run_block(r, w, plan->step + b, at, w->active, count, r->split);
   }
 }

@@ -21,7 +21,8 @@ INLINE int pass_start(Passes p, int i) { return p.columns * i / p.count; }
 struct Fetch {
   const float* const* at;
   const float* const* end;
-  int each;  // lines every 4 steps of k
+  int each;  // entries every 4 steps of k
+  int pair;  // floats to the second line of an entry
 };
 
 template <int MR, int NV>
@@ -47,14 +48,14 @@ static __attribute__((noinline)) void tile(const ARows* seg, int nseg, int64_t r
     for (int v = 0; v < NV; v++) acc[i][v] = vf{};
   const float* const* at = fetch->at;
   const float* const* end = fetch->end;
-  const int64_t each = fetch->each;
+  const int64_t each = fetch->each, pair = fetch->pair;
   for (int s = 0; s < nseg; s++) {
     const int64_t rs = seg[s].rs, k = seg[s].k;
     const float* a = seg[s].p + row * rs;
     int64_t j = 0;
     for (; j + 4 <= k; j += 4, a += 4, b += 4 * NV * VL) {
       if (at < end)
-        for (int64_t f = 0; f < each; f++) __builtin_prefetch(*at++);
+        for (int64_t f = 0; f < each; f++, at++) __builtin_prefetch(*at), __builtin_prefetch(*at + pair);
 #pragma GCC unroll 4
       for (int u = 0; u < 4; u++) tile_step<MR, NV>(acc, a + u, rs, b + u * NV * VL);
     }

@@ -5,8 +5,9 @@ struct TileShape {
   int width;       // of the block
 };
 
+// Views by value: a store could otherwise change their strides, for all the compiler knows.
 template <int N, class F>
-INLINE void map(const View& d, const View& a, const View& b, const View& c, int np, int nr, F f) {
+INLINE void map(const View d, const View a, const View b, const View c, int np, int nr, F f) {
   if (nr == 1) {  // one row: the panels are the loop
     for (int u = 0; u < np; u++) {
       vf x = load(a.p + u * a.ps), y = N > 1 ? load(b.p + u * b.ps) : x, z = N > 2 ? load(c.p + u * c.ps) : x;

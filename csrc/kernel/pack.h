@@ -1,19 +1,36 @@
 // Weights in the order the tiles read them (see Passes in gemm.h). Lanes past the block's width are zero.
 
+typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
+
 // Lanes [0, n) of one column: out[k * step + lane] = B[k, unit + lane].
 static void pack_column(const float* w, int ld, const WeightRef* ref, int unit, int n, int k, float* out, int step) {
   if (ref->trans) {
     const float* src = w + (size_t)ref->row0 * ld + ref->col0 + unit;
     for (int j = 0; j < k; j++) {
-      for (int i = 0; i < n; i++) out[i] = src[i];
-      for (int i = n; i < VL; i++) out[i] = 0.0f;
+      store(out, n == VL ? load(src) : load_part(src, n));
       src += ld;
       out += step;
     }
     return;
   }
   const float* src = w + (size_t)(ref->row0 + unit) * ld + ref->col0;
-  for (int j = 0; j < k; j++, out += step) {
+  int j = 0;
+  for (; j + 4 <= k; j += 4, out += 4 * step)  // squares of 4 by 4
+    for (int i = 0; i < VL; i += 4) {
+      v4 a = {}, b = {}, c = {}, d = {};
+      const float* p = src + (size_t)i * ld + j;
+      if (i + 0 < n) a = *(const v4*)p;
+      if (i + 1 < n) b = *(const v4*)(p + ld);
+      if (i + 2 < n) c = *(const v4*)(p + 2 * (size_t)ld);
+      if (i + 3 < n) d = *(const v4*)(p + 3 * (size_t)ld);
+      const v4 ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      const v4 cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      *(v4*)(out + i) = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
+      *(v4*)(out + step + i) = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
+      *(v4*)(out + 2 * step + i) = __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5);
+      *(v4*)(out + 3 * step + i) = __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7);
+    }
+  for (; j < k; j++, out += step) {
     for (int i = 0; i < n; i++) out[i] = src[(size_t)i * ld + j];
     for (int i = n; i < VL; i++) out[i] = 0.0f;
   }

@@ -147,3 +147,17 @@ def test_wrong_programs_are_noticed(spoil):
     compare(right, data.engine(), want)
     with pytest.raises(AssertionError):
         compare(right, data.engine(program=_engine.Program(wrong)), want)
+
+
+@pytest.mark.parametrize("B", [1, 3])
+@pytest.mark.parametrize("cell", CELLS)
+def test_few_rows_share_panels(cell, B):
+    """With too few rows for the threads these share the columns of each block: the same bits again."""
+    forward, backward = CELLS[cell]
+    fs, bs = forward(5, 200), backward(5, 200)
+    results = [train(fs, bs, 24, B, threads=n) for n in (1, 2, 3)]
+    for other in results[1:]:
+        for spec, a, b in zip((fs, bs), results[0], other, strict=True):
+            for i in a:
+                if spec["buffers"][i]["kind"] != "tiled":
+                    assert a[i].tobytes() == b[i].tobytes(), spec["buffers"][i]
