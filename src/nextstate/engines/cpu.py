@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _disable_current_modes
 
 from nextstate import loops
 from nextstate.cell import Cell
@@ -21,11 +24,12 @@ from nextstate.compiler.trace import Unsupported
 from nextstate.engines.base import Refusal, Request
 from nextstate.engines.kernel import Kernel
 from nextstate.engines.layout import Layout
+from nextstate.engines.masked import Masked
 from nextstate.engines.operator import Registered, run
 from nextstate.engines.quick import Quick
 from nextstate.engines.watch import Watch, unfit
-from nextstate.lengths import last_valid
-from nextstate.states import Tree, leaves, rebuild
+from nextstate.lengths import last_valid, valid_steps, zero_padding
+from nextstate.states import Tree, leaves, rebuild, select, zeros_like
 
 Compiled = Registered | Unsupported
 
@@ -92,8 +96,8 @@ class CpuEngine:
         return None if found is None else found(us, s0, record.watch)
 
     def _make_quick(self, record: _Record, cell: Cell, us: Tensor, s0: Tree) -> Quick | None:
-        for (_, _, gather, keep), compiled in record.compiled.items():
-            if isinstance(compiled, Registered) and not gather and keep:
+        for key, compiled in record.compiled.items():
+            if isinstance(compiled, Registered) and key == (_kinds(us), _kinds(s0), False, False, True):
                 return Quick.make(compiled.kernel, cell, us, s0)
         return None
 
@@ -103,6 +107,7 @@ class CpuEngine:
         reason = watch.problem or _unfit(request)
         if reason is not None:
             return Refusal(reason)
+        request = _known_rows(request)
         found = self.compile(request, gather=False, keep_outputs=True)
         if isinstance(found, Unsupported):
             # Input that is wrong is refused by the reference engine, in its own words.
@@ -111,6 +116,7 @@ class CpuEngine:
         return None
 
     def scan(self, request: Request) -> tuple[Tree, Tree]:
+        request = _known_rows(request)
         lengths = None if request.lengths is None else request.lengths.cpu()
         layout = Layout.of(request.steps, request.batch, lengths)
         if not layout.rows:
@@ -119,6 +125,14 @@ class CpuEngine:
         return _Run(found, request, layout).outputs()
 
     def fold(self, request: Request) -> tuple[Tree, Tree]:
+        lengths = None if request.lengths is None else request.lengths.cpu()
+        layout = Layout.of(request.steps, request.batch, lengths)
+        if layout.rows:
+            step = self._best(request, layout, keep_outputs=True).kernel.step
+            from_state = last_from_state(step)
+            if from_state is not None:
+                found = self._best(request, layout, keep_outputs=False)
+                return _Run(found, request, layout).last(step, from_state)
         vs, s = self.scan(request)
         return last_valid(vs, request.lengths), s
 
@@ -135,26 +149,42 @@ class CpuEngine:
         return found if 2 * max(sizes) <= layout.rows else plain
 
     def compile(self, request: Request, *, gather: bool, keep_outputs: bool) -> Compiled:
-        key = (_kinds(request.us), _kinds(request.s0), gather, keep_outputs)
+        masked = isinstance(request.cell, Masked)
+        key = (_kinds(request.us), _kinds(request.s0), masked, gather, keep_outputs)
         known = self._record_of(request).compiled
         if key not in known:
             try:
-                example = _example(request.us)
-                step = compile_step(
-                    request.cell, example, request.s0, gather=gather, keep_outputs=keep_outputs
-                )
+                with _disable_current_modes():
+                    u, s = _example(request.us, 2), _example(request.s0, 1)
+                    step = compile_step(request.cell, u, s, gather=gather, keep_outputs=keep_outputs)
                 known[key] = Registered(Kernel(step))
             except Unsupported as refused:
                 known[key] = refused
         return known[key]
 
 
-def _kinds(tree: Tree) -> tuple[Any, ...]:
-    return tuple((x.dtype, x.shape[1:]) for x in leaves(tree)), type(tree)
+def _known_rows(request: Request) -> Request:
+    """While torch.compile traces, lengths have no values: then every row is full and masked step by step."""
+    if request.lengths is None or not is_fake(request.lengths):
+        return request
+    live = valid_steps(request.lengths, request.steps)
+    us = zero_padding(request.us, request.lengths)
+    return replace(request, cell=Masked(request.cell), us=(us, live), lengths=None)
 
 
-def _example(us: Tree) -> Tree:
-    return rebuild(us, [u.new_zeros(u.shape[1:]) for u in leaves(us)])
+def _kinds(tree: Tree) -> Any:
+    """What a step is specialised on: the form of a tree, and dtype and features of its tensors."""
+    if isinstance(tree, Tensor):
+        return tree.dtype, tuple(map(int, tree.shape[1:]))
+    return type(tree), *map(_kinds, tree)
+
+
+def _example(tree: Tree, skip: int) -> Tree:
+    """Tensors like those of a tree without their first `skip` dimensions, but one row: real in every mode."""
+    return rebuild(
+        tree,
+        [torch.zeros((1, *map(int, x.shape[skip:])), dtype=x.dtype, device=x.device) for x in leaves(tree)],
+    )
 
 
 def _unfit(request: Request) -> str | None:
@@ -176,6 +206,18 @@ def _transformed() -> bool:
         or torch._C._len_torch_function_stack() > 0
         or torch.compiler.is_compiling()
     )
+
+
+def last_from_state(step: CompiledStep) -> list[int] | None:
+    """The state component that each value handed outside is, if the last output needs nothing else."""
+    found = []
+    for pieces in step.loop.outputs:
+        if pieces not in step.loop.states:
+            return None
+        found.append(step.loop.states.index(pieces))
+    known = {*step.split.crossing, *step.split.after, *step.split.parameters, *step.trace.weights}
+    needed = {a for node in step.split.after for a in node.all_input_nodes} | set(step.trace.outputs)
+    return found if needed <= known and step.loop.states else None
 
 
 class _Run:
@@ -238,6 +280,23 @@ class _Run:
         if torch.is_grad_enabled():
             wanted = sum(1 << bit for bit, x in enumerate(tensors) if x.requires_grad)
         return run(self.registered, tensors, layout, wanted)
+
+    def last(self, step: CompiledStep, from_state: list[int]) -> tuple[Tree, Tree]:
+        """The outputs of each row's last step, which `step` makes of the state alone, and that state."""
+        states, layout = list(self.state_rows), self.layout
+        for k, value in zip(step.classes.moving, self._loop(), strict=True):
+            states[k] = value
+        states = [layout.unsort(x) for x in states]
+        env: Env = dict(zip(step.trace.weights, (self.env[n] for n in self.step.trace.weights), strict=True))
+        evaluate(step.split.parameters, env, step.trace.batch, 1, lambda x: x)
+        for node, place in zip(step.split.crossing, from_state, strict=True):
+            value = states[step.classes.moving[place]]
+            env[node] = value.view(layout.batch, *node.meta["val"].shape[1:])
+        evaluate(step.split.after, env, step.trace.batch, layout.batch, lambda x: x)
+        vs = [env[v] for v in step.trace.outputs]
+        if self.request.lengths is not None:
+            vs = select(self.request.lengths > 0, tuple(vs), zeros_like(tuple(vs)))
+        return rebuild(step.trace.v_like, vs), rebuild(self.request.s0, states)
 
     def _output(self, v: Any) -> Tensor:
         value = self.env[v]
