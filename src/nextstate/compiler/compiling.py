@@ -31,7 +31,7 @@ from nextstate.states import Tree
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Which nodes of the trace torch evaluates: once a call, once a sequence, for all steps before and after."""
+    """Which nodes of the trace torch evaluates: once a call, once a sequence, before and after all steps."""
 
     parameters: tuple[fx.Node, ...]
     constants: tuple[fx.Node, ...]

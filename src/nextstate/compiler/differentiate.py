@@ -18,7 +18,7 @@ from nextstate.compiler.schedule import scalars
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """One step of the loop: what it computes for each moving state component and each value handed outside."""
+    """One step of the loop: what it computes for each moving state component and each value handed on."""
 
     build: Builder
     states: tuple[tuple[tuple[int, int], ...], ...]
@@ -62,11 +62,11 @@ def differentiate(loop: Loop, wanted: Wanted) -> Adjoint:
     forward = loop.build
     terms: dict[int, list[int]] = {}
     for leaf, pieces in enumerate(loop.states):
-        for column, node in pieces:
-            terms.setdefault(node, []).append(b.leaf("dstate", leaf, column, forward.width(node)))
+        for column, root in pieces:
+            terms.setdefault(root, []).append(b.leaf("dstate", leaf, column, forward.width(root)))
     for j, pieces in enumerate(loop.outputs):
-        for column, node in pieces:
-            terms.setdefault(node, []).append(b.leaf("dout", j, column, forward.width(node)))
+        for column, root in pieces:
+            terms.setdefault(root, []).append(b.leaf("dout", j, column, forward.width(root)))
     needed = _needs_gradient(forward, wanted)
     for index in range(len(forward.nodes) - 1, -1, -1):
         if index not in terms or not needed[index]:

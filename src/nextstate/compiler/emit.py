@@ -72,7 +72,8 @@ class Emitter:
                 places.add(self.place(index))
             if self.uses[index] and node.op in ("rowsum", "rowmax"):
                 places.add(self.place(index))
-        written, done = [], set()
+        written: list[Block] = []
+        done: set[Place] = set()
         while pending := (places | set(self.exports)) - done:
             place = max(pending)
             done.add(place)

@@ -157,8 +157,7 @@ class Hoister:
             if number is not None:
                 terms.append(b.imm(number))
                 continue
-            leaf = self.build[self._outside("vec", self.outer.vecs, term, width)]
-            terms.append(b.add(leaf))
+            terms.append(b.add(self.build[self._outside("vec", self.outer.vecs, term, width)]))
         if tuple(terms) not in self.outer.pres:
             self.outer.pres.append(tuple(terms))
         return self.build.leaf("pre", self.outer.pres.index(tuple(terms)), 0, width)
@@ -174,7 +173,8 @@ def hoist(source: Builder, roots: list[int], table_ids: list[int]) -> tuple[Buil
 
 def pruned(build: Builder, roots: list[int]) -> tuple[Builder, list[int]]:
     """Without the nodes that no root needs."""
-    uses, out, new = count_uses(build, roots), Builder(), {}
+    uses, out = count_uses(build, roots), Builder()
+    new: dict[int, int] = {}
     for index, node in enumerate(build.nodes):
         if uses[index]:
             new[index] = out.add(Node(node.op, tuple(new[a] for a in node.args), node.width, node.attr))

@@ -16,13 +16,17 @@ class Node:
     """One value. `args` are indices of earlier nodes; `attr` is what else the operation needs.
 
     Leaves:
-        state  (leaf, column)   a state component before the step       next  (leaf, column)   after it
-        seq    (leaf, column)   an input of this step                    flag  (leaf,)          one number a row and step
-        row    (leaf, column)   a constant of the sequence               vec   (leaf, column)   one row for all (a bias)
+        state  (leaf, column)   a state component before the step
+        next   (leaf, column)   the same after it
+        seq    (leaf, column)   an input of this step
+        flag   (leaf,)          one number a row and step
+        row    (leaf, column)   a constant of the sequence
+        vec    (leaf, column)   one row for all (a bias)
         gather (leaf, column)   a row of a table, chosen by this step's id
         imm    (value,)         a number
     Products and shapes:
-        matmul (weight, row0, col0, transposed, K) of x: y[j] = sum_k x[k] W[row0+j, col0+k]; transposed: W[row0+k, col0+j]
+        matmul (weight, row0, col0, transposed, K) of x:
+               y[j] = sum_k x[k] W[row0+j, col0+k]; transposed: W[row0+k, col0+j]
         sum    of any number of terms            slice (start,) of x        concat of values
         rowsum, rowmax of x, width 1
     Everything else is elementwise, named as the instruction of the engine.

@@ -213,12 +213,7 @@ class _Backward:
             for column, width in sorted(spans):
                 g = found.get((leaf, column))
                 if g is None:
-                    g = self.build.add(
-                        Node(
-                            "mul", (self.build.imm(0), self.build.leaf("dstate", leaf, column, width)), width
-                        )
-                    )
-                    g = self.build.add(Node("where", (self.build.imm(0), g, self.build.imm(0)), width))
+                    g = self.build.add(Node("mov", (self.build.imm(0),), width))
                 self.stores.append(Store(g, index, "", column, delay=True))
 
     def _kept_rows(self, node: int) -> Operand:
@@ -329,7 +324,7 @@ class _Backward:
             index = self.p.buffer("seq", shapes.seqs[place], ("dseq", place))
             stores.append(Store(flat.total(terms, width), index, "", column))
 
-        def leaf(node: Node) -> Operand:
+        def gradient(node: Node) -> Operand:
             return (
                 grads[int(node.attr[0])]
                 if node.op == "dout"
@@ -337,7 +332,7 @@ class _Backward:
             )
 
         if stores:
-            self.p.post = Emitter(self.p, flat, stores, leaf).blocks()
+            self.p.post = Emitter(self.p, flat, stores, gradient).blocks()
 
     def _vec_of_product(self, node: Node, g: Operand) -> None:
         if ("vec", int(node.attr[0])) in self.wanted.leaves:

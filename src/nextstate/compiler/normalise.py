@@ -148,8 +148,8 @@ def cut(source: Builder, states: list[int], outputs: list[int]) -> tuple[Builder
         output_pieces = [cutter.root(node) for node in outputs]
         found: dict[int, set[int]] = {}
         for leaf, pieces in enumerate(state_pieces):
-            for column, node in pieces:
-                found.setdefault(leaf, set()).update((column, column + cutter.build.width(node)))
+            for column, piece in pieces:
+                found.setdefault(leaf, set()).update((column, column + cutter.build.width(piece)))
         for node in cutter.build.nodes:
             if node.op == "state":
                 column = int(node.attr[1])
@@ -165,8 +165,8 @@ def blends(build: Builder, roots: list[int]) -> tuple[Builder, list[int]]:
 
     It keeps b exactly where c is 1 and a exactly where c is 0.
     """
-    uses = count_uses(build, roots)
-    out, new = Builder(), {}
+    uses, out = count_uses(build, roots), Builder()
+    new: dict[int, int] = {}
 
     def opposite(index: int) -> int | None:
         """c, if the value is 1 - c."""

@@ -9,7 +9,7 @@ Operand = tuple[Any, ...]
 """("plane", id), ("buf", index, access, column) or ("const", number)."""
 
 Key = tuple[str, int]
-"""What a buffer holds: ("state", leaf), ("seq", place), ("saved", k), ... Empty for the engine's own memory."""
+"""What a buffer holds: ("state", leaf), ("seq", place), ("saved", k), ..."""
 
 
 def padded(width: int) -> int:

@@ -103,7 +103,7 @@ def _trace(
 
     with mode, torch.no_grad():
         arguments = (
-            [torch.empty_like(p, requires_grad=False) for p in named.values()],
+            [torch.empty(p.shape, dtype=p.dtype, device=p.device) for p in named.values()],
             [fake(x) for x in leaves(u)],
             [fake(x) for x in leaves(s)],
         )

@@ -63,7 +63,7 @@ class _StepLeaves:
         column = int(node.attr[1]) if len(node.attr) > 1 else 0
         if node.op == "pre":
             terms = self.step.outer.pres[place]
-            return sum(expressions(self.step.outer.build, terms, self, self.weight))  # type: ignore[return-value]
+            return sum(expressions(self.step.outer.build, terms, self, self.weight))
         if node.op == "vec":
             place, column = self._shifted(self.step.externals.vec_at, place, column)
             source = self.given["vec", place].unsqueeze(0)

@@ -1,0 +1,33 @@
+"""The compiled extension: see csrc/README.md."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+class Packed: ...
+
+class Program:
+    def __init__(self, spec: dict[str, Any], isa: str = "") -> None: ...
+    def pack(self, weights: Sequence[int]) -> Packed: ...
+    def run(
+        self,
+        packed: Packed,
+        buffers: list[int],
+        inits: list[int],
+        init_lds: list[int],
+        ids: list[int],
+        T: int,
+        B: int,
+        off: int = 0,
+        ring: bool = False,
+        threads: int = 1,
+        row_block: int = 1,
+        chunk_rows: int = 0,
+        profile: bool = False,
+    ) -> dict[str, float] | None: ...
+
+def row_block(B: int, threads: int) -> int: ...
+def empty(rows: int, cols: int) -> Tensor: ...
+def trim() -> None: ...
+def info() -> dict[str, Any]: ...
