@@ -46,7 +46,7 @@ def _slice(t: Translator, node: fx.Node) -> int:
         return t.value(source)
     if dim not in (1, -1) or step != 1 or len(shape(node)) != 2:
         return t.refuse(node, "only plain slices of features")
-    start = start + t.width(source) if start < 0 else start  # type: ignore[operator, arg-type]
+    start = start + t.width(source) if start < 0 else start
     return t.build.add(Node("slice", (t.value(source),), t.width(node), (int(start),)))
 
 
@@ -70,10 +70,10 @@ def _select(t: Translator, node: fx.Node) -> int:
     dim: Any
     index: Any
     source, dim, index = node.args
-    rank, dims = len(shape(source)), shape(source)  # type: ignore[arg-type]
-    if dim % rank != 1:  # type: ignore[operator]
+    rank, dims = len(shape(source)), shape(source)
+    if dim % rank != 1:
         return t.refuse(node, "only the first feature dimension can be selected from")
-    index = index % dims[1]  # type: ignore[operator]
+    index = index % dims[1]
     return t.build.add(Node("slice", (t.value(source),), t.width(node), (index * t.width(node),)))
 
 

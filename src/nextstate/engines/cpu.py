@@ -90,9 +90,9 @@ class CpuEngine:
                 return None
             s0 = cell.initial_state(us.shape[1], device=us.device, dtype=us.dtype)
         key = us.shape, tuple(s.shape for s in leaves(s0))
-        found = record.quick.get(key, False)
-        if found is False:
-            found = record.quick[key] = self._make_quick(record, cell, us, s0)
+        if key not in record.quick:
+            record.quick[key] = self._make_quick(record, cell, us, s0)
+        found = record.quick[key]
         return None if found is None else found(us, s0, record.watch)
 
     def _make_quick(self, record: _Record, cell: Cell, us: Tensor, s0: Tree) -> Quick | None:
