@@ -60,7 +60,8 @@ def to_text(machine: Machine) -> str:
         odd 1 -> even           turing:   q symbol -> q' written R
 
     "~" is the letter of a free move, "-" an empty stack or an empty push, "," joins pushed symbols, "*" tests
-    nothing, "#" begins a comment, and ";" stands for a line end. Names hold no spaces and come back as text.
+    nothing, a line that begins with "#" is a comment, and ";" stands for a line end. Names hold no spaces and
+    come back as text.
 
     >>> even = from_text("dfa; alphabet 1; start a; accepting a; a 1 -> b; b 1 -> a")
     >>> even.accepts("11"), from_text(to_text(even)) == even
@@ -76,20 +77,22 @@ def to_text(machine: Machine) -> str:
             lines.append(" ".join([field, *map(_name, record[field])]))
     lines.append(f"start {_name(record['start'])}")
     accepting = record.get("accepting", [])
-    if isinstance(accepting, dict) or (accepting and isinstance(accepting[0], list)):
+    if accepting and isinstance(accepting[0], tuple):
         accepting = [f"{_name(q)}:{''.join(t or _NONE for t in tests)}" for q, tests in accepting]
     if accepting:
         lines.append(" ".join(["accepting", *map(_name, accepting)]))
     lines += [f"output {_name(q)} {_name(x)}" for q, x in record.get("outputs", [])]
     write = _WRITERS[record["kind"]]
     lines += [write(row) for row in record["transitions"]]
+    if any(line.startswith("#") for line in lines):
+        refuse("to_text", "a state whose name begins with '#' would be read as a comment; use JSON")
     return "\n".join(lines) + "\n"
 
 
 def from_text(text: str) -> Machine:
     """The machine of a text in the format of `to_text`; raises InputError naming the line."""
-    lines = [line.split("#")[0].strip() for line in text.replace(";", "\n").splitlines()]
-    lines = [line for line in lines if line]
+    lines = [line.strip() for line in text.replace(";", "\n").splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
     kind = lines[0] if lines else ""
     if kind not in KINDS:
         refuse("from_text", f"the first line is {kind!r}; expected one of {', '.join(KINDS)}")
@@ -221,7 +224,7 @@ def _ends(kind: str, row: list[Any]) -> tuple[Any, Any]:
 
 def _name(name: Any) -> str:
     text = str(name)
-    if not text or any(sign in text for sign in " ;#\n\t") or text in ("->", "/"):
+    if not text or any(sign in text for sign in " ;\n\t") or text in ("->", "/"):
         refuse("to_text", f"the name {name!r} cannot stand in text; use JSON")
     return text
 

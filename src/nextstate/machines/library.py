@@ -174,13 +174,13 @@ def palindromes() -> TuringMachine:
     """
     moves = {("pick", "_"): ("yes", "_", "S"), ("back", "_"): ("pick", "_", "R")}
     for a in "ab":
-        moves["pick", a] = (f"carry {a}", "_", "R")
-        moves[f"carry {a}", "_"] = (f"compare {a}", "_", "L")
-        moves[f"compare {a}", a] = ("back", "_", "L")
-        moves[f"compare {a}", "_"] = ("yes", "_", "S")
+        moves["pick", a] = (f"carry-{a}", "_", "R")
+        moves[f"carry-{a}", "_"] = (f"compare-{a}", "_", "L")
+        moves[f"compare-{a}", a] = ("back", "_", "L")
+        moves[f"compare-{a}", "_"] = ("yes", "_", "S")
         moves["back", a] = ("back", a, "L")
         for b in "ab":
-            moves[f"carry {a}", b] = (f"carry {a}", b, "R")
+            moves[f"carry-{a}", b] = (f"carry-{a}", b, "R")
     states = tuple(dict.fromkeys(["pick", "back", "yes", *(q for q, _ in moves)]))
     return TuringMachine("_ab", states, "pick", {"yes"}, moves)
 

@@ -151,7 +151,7 @@ class TensorBody:
             weights = torch.tensor([float(w) for w in form.units.values()], **self._like)
             self._forms[id(form)] = (form, where, weights)
         _, where, weights = self._forms[id(form)]
-        row = self.code.read(tree_map(lambda x: x[0], state))
+        row = self.code.read(tree_map(lambda x: x[0].detach(), state))
         return float("nan") if row is None else float(form.constant) + float(row[where] @ weights)
 
 

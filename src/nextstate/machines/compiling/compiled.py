@@ -195,6 +195,8 @@ class Compiled:
         machine = self.machine
         if isinstance(machine, DFA):
             return configuration in machine.accepting
+        if configuration is None:
+            return False
         if isinstance(machine, CounterMachine | PDA):
             return machine.accepts_in(configuration)
         return isinstance(machine, TuringMachine) and configuration.state in machine.accepting

@@ -15,8 +15,9 @@ from nextstate.machines.compiling.compiled import Compiled, Machine, Report
 from nextstate.machines.compiling.counting import counter_blueprint
 from nextstate.machines.compiling.finite import finite_blueprint
 from nextstate.machines.compiling.grow import GrowingBody, GrowingStacks, read_cells, write_cells
+from nextstate.machines.compiling.limbs import LimbStore
 from nextstate.machines.compiling.lowering import CARRIES, certified_slack, load, lower, smallest_gain
-from nextstate.machines.compiling.program import program_of
+from nextstate.machines.compiling.program import Program, program_of
 from nextstate.machines.compiling.stacked import decoder, encoder, stack_blueprint
 from nextstate.machines.compiling.stores import CantorStore, DigitalStore
 from nextstate.machines.counters import CounterMachine
@@ -25,7 +26,7 @@ from nextstate.machines.turing import TuringMachine
 
 _FORMATS = {torch.float16: (11, -24), torch.float32: (24, -126), torch.float64: (53, -1022)}
 """Significand bits, and the exponent of the smallest number that no flushing of subnormals loses."""
-MEMORIES = ("grow", "digital", "cantor", "fraction")
+MEMORIES = ("grow", "digital", "limbs", "cantor", "fraction")
 
 
 def compile(
@@ -49,6 +50,7 @@ def compile(
     `memory`, of the stacks of a PDA or Turing machine:
         "grow"      cells that lengthen on demand, fixed weights, no bound
         "digital"   `depth` cells (64 unless said)
+        "limbs"     several numbers a stack, each of as many digits as are exact; `depth` (64) symbols
         "cantor"    one number a stack, exact to a number of digits proved from the weights
         "fraction"  the same network in exact rationals, no bound, no tensors
     `depth` also lowers the limit of "cantor" and of counters.
@@ -182,6 +184,8 @@ def _blueprint(machine: Machine, memory: str | None, dtype: torch.dtype, depth: 
         return stack_blueprint(program, DigitalStore(program, depth or 64), depth or 64)
     if memory == "fraction":
         return stack_blueprint(program, CantorStore(program, None), None)
+    if memory == "limbs":
+        return _limbed(program, depth or 64, significand, smallest)
     limit = _limit(depth, None, dtype)
     while True:  # the counters of the depth are part of the network that is proved exact
         blueprint = stack_blueprint(program, CantorStore(program, limit), limit)
@@ -189,6 +193,19 @@ def _blueprint(machine: Machine, memory: str | None, dtype: torch.dtype, depth: 
         if proved >= limit:
             return blueprint
         limit = proved
+
+
+def _limbed(program: Program, depth: int, significand: int, smallest: int) -> Blueprint:
+    """As many digits in a limb as are proved exact, and limbs for the depth."""
+    for digits in range(significand, 0, -1):
+        store = LimbStore(program, digits, -(-(depth - 1) // digits) + 1)
+        if store.number.bits * digits <= significand:
+            blueprint = stack_blueprint(program, store, store.limit)
+            if exact_depth(blueprint, significand, smallest) >= digits:
+                break
+    else:
+        refuse("compile", f"depth={depth} cannot be counted exactly in this dtype; take a wider one")
+    return blueprint
 
 
 def _limit(depth: int | None, proved: int | None, dtype: torch.dtype) -> int:
@@ -239,7 +256,7 @@ def _check(
         faults.append(f"depth={depth!r}; expected an integer >= 1")
     if depth is not None and (isinstance(machine, DFA | Moore | Mealy) or memory in ("grow", "fraction")):
         faults.append(f"depth={depth} given, but nothing here has a bounded depth")
-    if gain is not None and memory in ("grow", "fraction", "cantor"):
+    if gain is not None and memory in ("grow", "fraction", "cantor", "limbs"):
         faults.append(f"gain={gain} is of tanh; memory={memory!r} is not carried by it")
     if faults:
         refuse("compile", "; ".join(faults))

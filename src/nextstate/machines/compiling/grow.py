@@ -169,8 +169,8 @@ class GrowingBody:
         return control | found
 
     def value(self, state: GrowingState, form: Form) -> float:
-        control = state.control[0]
-        held = state.cells[0, :, :, 1:, 0].sum(2)
+        control = state.control[0].detach()
+        held = state.cells[0, :, :, 1:, 0].detach().sum(2)
         found = float(form.constant)
         name: Any
         for name, w in form.units.items():

@@ -80,32 +80,28 @@ class CantorStore:
         for s in range(self.program.stacks):
             parts = []
             for i, (rule_i, gate) in enumerate(zip(self.program.rules, gates, strict=True)):
-                factor, offset = self._map(rule_i.acts[s])
-                row = factor * unit(("stack", s)) + offset + self._guard(factor, offset) * gate
+                factor, offset = self.map(rule_i.acts[s])
+                row = factor * unit(("stack", s)) + offset + self.weight(factor, offset) * gate
                 self.rows["part", s, i] = row
                 gain = self.bits if factor > 1 else 0
-                self.units["part", s, i] = Unit(self._largest, ("part", s), self.bits, gain)
+                self.units["part", s, i] = Unit(self.largest, ("part", s), self.bits, gain)
                 parts.append(unit(("part", s, i)))
             value = total(parts)
-            self.rows["stack", s], self.units["stack", s] = value, Unit(self._largest, None, self.bits)
+            self.rows["stack", s], self.units["stack", s] = value, Unit(self.largest, None, self.bits)
             for a in range(1, self.program.symbols + 1):
                 self.rows["at least", s, a] = self.base * value - 2 * a + 1
                 self.units["at least", s, a] = Unit(gain=self.bits)
             if self.limit is not None:
-                self._count(s, self.limit)
+                self.count(s, self.rows, self.units, self.watch)
         if self.watch:
             self.rows["lost"] = unit("lost") + total(unit(name) for name in self.watch)
             self.units["lost"] = Unit()
             self.watch.append("lost")
 
     def read(self, stack: int, values: Values) -> tuple[int, ...] | None:
-        rest = Fraction(values["stack", stack])
-        digits: list[int] = []
-        while rest:
-            digit, rest = divmod(rest * self.base, 1)
-            if digit % 2 or digit > 2 * self.program.symbols:
-                return None
-            digits.append(int(digit) // 2)
+        digits = self.expand(Fraction(values["stack", stack]))
+        if digits is None:
+            return None
         seen = digits[0] if digits else 0
         shown = [int(a <= seen) for a in range(1, self.program.symbols + 1)]
         if shown != [values["at least", stack, a] for a in range(1, self.program.symbols + 1)]:
@@ -120,18 +116,18 @@ class CantorStore:
             x = (x + 2 * digit) / self.base
         seen = digits[-1] if digits else 0
         shown = {("at least", stack, a): int(a <= seen) for a in range(1, self.program.symbols + 1)}
-        depth = {} if self.limit is None else {("depth", stack): Fraction(len(digits), self._scale)}
-        return {("stack", stack): x, **shown, **depth}
+        return {("stack", stack): x, **shown, **self.depth(stack, len(digits))}
 
     @property
-    def _largest(self) -> Fraction:
+    def largest(self) -> Fraction:
         return Fraction(2 * self.program.symbols, self.base - 1)
 
     @property
     def _scale(self) -> int:
         return 1 << (self.limit or 1).bit_length()
 
-    def _map(self, act: Act) -> tuple[Fraction, Fraction]:
+    def map(self, act: Act) -> tuple[Fraction, Fraction]:
+        """The act as x -> factor x + offset."""
         factor, offset = Fraction(1), Fraction(0)
         if act.pop:
             factor, offset = Fraction(self.base), Fraction(-2 * (act.look or 0))
@@ -139,23 +135,37 @@ class CantorStore:
             factor, offset = factor / self.base, (offset + 2 * symbol) / self.base
         return factor, offset
 
-    def _guard(self, factor: Fraction, offset: Fraction) -> int:
+    def weight(self, factor: Fraction, offset: Fraction) -> int:
         """A power of two so large that a rule that does not fire leaves its part well below 0."""
         guard = 1
-        while factor * self._largest + offset - guard > Fraction(-1, 4 * self.base):
+        while factor * self.largest + offset - guard > Fraction(-1, 4 * self.base):
             guard *= 2
         return guard
 
-    def _count(self, s: int, limit: int) -> None:
+    def count(self, s: int, rows: dict[Any, Form], units: dict[Any, Unit], watch: list[Any]) -> None:
         """The number of digits, as a fraction of a power of two, on both colours; `over` past the limit."""
         moved = total(
             Fraction(r.acts[s].shift, self._scale) * rule(i) for i, r in enumerate(self.program.rules)
         )
         depth = unit(("kept depth", s)) + moved
-        self.rows["kept depth", s], self.units["kept depth", s] = unit(("depth", s)), Unit()
-        self.rows["depth", s], self.units["depth", s] = depth, Unit()
-        self.rows["over", s], self.units["over", s] = self._scale * depth - limit, Unit()
-        self.watch.append(("over", s))
+        rows["kept depth", s], units["kept depth", s] = unit(("depth", s)), Unit()
+        rows["depth", s], units["depth", s] = depth, Unit()
+        rows["over", s], units["over", s] = self._scale * depth - (self.limit or 0), Unit()
+        watch.append(("over", s))
+
+    def depth(self, s: int, digits: int) -> dict[Any, Number]:
+        """The value of the counter of digits."""
+        return {} if self.limit is None else {("depth", s): Fraction(digits, self._scale)}
+
+    def expand(self, x: Fraction) -> list[int] | None:
+        """The digits of a number, the top first; None if one of them is no symbol."""
+        digits: list[int] = []
+        while x:
+            digit, x = divmod(x * self.base, 1)
+            if digit % 2 or digit > 2 * self.program.symbols or len(digits) > 100_000:
+                return None
+            digits.append(int(digit) // 2)
+        return digits
 
 
 @dataclass
