@@ -175,5 +175,5 @@ def run(registered: Registered, tensors: list[Tensor], layout: Layout, wanted: i
         )
         return found
     if wanted:
-        return EagerScan.apply(registered, layout, wanted, *tensors)  # type: ignore[no-any-return]
+        return EagerScan.apply(registered, layout, wanted, *tensors)
     return registered.kernel.forward(tensors, layout, 0)

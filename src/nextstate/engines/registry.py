@@ -7,6 +7,7 @@ from torch import Tensor
 from nextstate.cell import Cell
 from nextstate.engines.base import Engine, Refusal, Request
 from nextstate.engines.reference import ReferenceEngine
+from nextstate.engines.torch_fused import TorchEngine
 from nextstate.states import Tree
 
 
@@ -40,5 +41,5 @@ def cpu_engine() -> Engine:
 
 
 def engines() -> dict[str, Engine]:
-    found: list[Engine] = [cpu_engine(), ReferenceEngine()]
+    found: list[Engine] = [cpu_engine(), TorchEngine(), ReferenceEngine()]
     return {engine.name: engine for engine in found}

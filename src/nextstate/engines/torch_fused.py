@@ -1,0 +1,104 @@
+"""torch's own fused kernels (cuDNN on a GPU), for the cells that have one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from nextstate.cell import Cell
+from nextstate.cells import GRU, LSTM, Elman
+from nextstate.cells.lstm import LSTMState
+from nextstate.engines.base import Refusal, Request
+from nextstate.lengths import last_valid
+from nextstate.states import Tree, leaves
+
+Fused = Callable[..., tuple[Tensor, ...]]
+
+
+def peer(cell: Cell) -> Fused | None:
+    """torch's operator for a cell: (input, start, weights, ...) -> (outputs, last states...)."""
+    if type(cell) is GRU:
+        return torch._VF.gru
+    if type(cell) is LSTM:
+        return torch._VF.lstm
+    if type(cell) is Elman:
+        found: dict[Any, Fused] = {torch.tanh: torch._VF.rnn_tanh, torch.relu: torch._VF.rnn_relu}
+        return found.get(cell.activation)
+    return None
+
+
+class TorchEngine:
+    """Runs `GRU`, `LSTM` and `Elman` (tanh, relu) on the devices where torch has fused kernels for them."""
+
+    name = "torch"
+
+    def __init__(self, devices: tuple[str, ...] = ("cuda",)) -> None:
+        self.devices = devices
+
+    def quick(self, cell: Cell, us: Tree, s0: Tree, lengths: Tensor | None) -> tuple[Tree, Tree] | None:
+        return None
+
+    def refusal(self, request: Request) -> Refusal | None:
+        device = leaves(request.us)[0].device
+        if device.type not in self.devices:
+            return Refusal(
+                f"the input is on {device}; torch's fused kernels are used on {', '.join(self.devices)}"
+            )
+        if peer(request.cell) is None:
+            return Refusal(f"torch has no fused kernel for {type(request.cell).__name__}")
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return Refusal("a torch.func transform is active")
+        if not isinstance(request.us, Tensor) or request.us.dim() != 3 or not request.steps * request.batch:
+            return Refusal("there is nothing for the fused kernel to run")
+        cell: Any = request.cell
+        sizes = [s.shape[1] for s in leaves(request.s0) if s.dim() == 2]
+        if request.us.shape[2] != cell.input_size or sizes != [cell.hidden_size] * len(leaves(request.s0)):
+            return Refusal("the input or the state has another size than the cell")
+        return None
+
+    def scan(self, request: Request) -> tuple[Tree, Tree]:
+        if request.lengths is None:
+            return self._run(request.cell, request.us, request.s0, None)
+        return self._ragged(request, request.lengths)
+
+    def fold(self, request: Request) -> tuple[Tree, Tree]:
+        vs, s = self.scan(request)
+        return last_valid(vs, request.lengths), s
+
+    def _run(self, cell: Any, data: Tensor, s0: Tree, sizes: Tensor | None) -> tuple[Tensor, Tree]:
+        start = [s.unsqueeze(0).contiguous() for s in leaves(s0)]
+        weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
+        fused = peer(cell)
+        assert fused is not None
+        hx = tuple(start) if isinstance(s0, LSTMState) else start[0]
+        options = (True, 1, 0.0, cell.training, False)
+        if sizes is None:
+            vs, *last = fused(data, hx, weights, *options, False)
+        else:
+            vs, *last = fused(data, sizes, hx, weights, *options)
+        states = [s.squeeze(0) for s in last]
+        return vs, LSTMState(*states) if isinstance(s0, LSTMState) else states[0]
+
+    def _ragged(self, request: Request, lengths: Tensor) -> tuple[Tree, Tree]:
+        """Rows of length 0 keep their start; the others go as a packed sequence, longest first."""
+        order = torch.argsort(lengths, descending=True, stable=True)
+        order = order[: int((lengths > 0).sum())]
+        hidden = leaves(request.s0)[0].shape[1]
+        vs = request.us.new_zeros(request.steps, request.batch, hidden)
+        if not len(order):
+            return vs, request.s0
+        start = [s.index_select(0, order) for s in leaves(request.s0)]
+        s0 = LSTMState(*start) if isinstance(request.s0, LSTMState) else start[0]
+        packed = pack_padded_sequence(request.us.index_select(1, order), lengths[order].cpu())
+        data, last = self._run(request.cell, packed.data, s0, packed.batch_sizes)
+        outputs, _ = pad_packed_sequence(PackedSequence(data, packed.batch_sizes), total_length=request.steps)
+        vs = vs.index_copy(1, order, outputs)
+        states = [
+            whole.index_copy(0, order, part)
+            for whole, part in zip(leaves(request.s0), leaves(last), strict=True)
+        ]
+        return vs, LSTMState(*states) if isinstance(request.s0, LSTMState) else states[0]

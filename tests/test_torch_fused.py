@@ -1,0 +1,88 @@
+"""The engine of torch's fused kernels: on the CPU for its meaning, on a GPU where there is one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import nextstate as ns
+from nextstate.engines.torch_fused import TorchEngine, peer
+from nextstate.run import ENGINES, _request
+from nextstate.states import leaves
+
+CELLS = {
+    "GRU": lambda: ns.GRU(3, 5),
+    "LSTM": lambda: ns.LSTM(3, 5),
+    "Elman": lambda: ns.Elman(3, 5),
+    "Elman relu": lambda: ns.Elman(3, 5, activation=torch.relu),
+}
+LENGTHS = [None, torch.tensor([4, 0, 2, 4, 1]), torch.tensor([0, 0, 0, 0, 0])]
+DEVICES = ["cpu", "cuda"]
+
+
+def on(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+
+
+def fused(cell, us, s0=None, lengths=None):
+    engine = TorchEngine(("cpu", "cuda"))
+    request = _request("scan", cell, us, s0, lengths)
+    refusal = engine.refusal(request)
+    assert refusal is None, refusal
+    return engine.scan(request)
+
+
+def plain(cell, us, s0=None, lengths=None):
+    return ns.scan(cell, us, s0, lengths=lengths, engine="reference")
+
+
+def everything(run, cell, device, lengths):
+    torch.manual_seed(0)
+    us = torch.randn(4, 5, 3, dtype=torch.float64, device=device).requires_grad_()
+    start = [torch.randn(5, 5, dtype=torch.float64, device=device).requires_grad_() for _ in range(2)]
+    s0 = type(cell.initial_state(1))(*start) if isinstance(cell, ns.LSTM) else start[0]
+    lengths = None if lengths is None else lengths.to(device)
+    vs, last = run(cell, us, s0, lengths)
+    ys = [vs, *leaves(last)]
+    inputs = [us, *leaves(s0), *cell.parameters()]
+    grads = torch.autograd.grad(sum((y * torch.randn_like(y)).sum() for y in ys), inputs, allow_unused=True)
+    zeros = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads, strict=True)]
+    return [*ys, *zeros]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("lengths", LENGTHS, ids=["full", "ragged", "empty"])
+@pytest.mark.parametrize("name", CELLS)
+def test_fused_kernels_mean_the_same(name: str, lengths: torch.Tensor | None, device: str) -> None:
+    on(device)
+    torch.manual_seed(1)
+    cell = CELLS[name]().double().to(device)
+    for a, b in zip(
+        everything(fused, cell, device, lengths), everything(plain, cell, device, lengths), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_a_swapped_gate_is_seen() -> None:
+    cell, broken = ns.GRU(3, 5).double(), ns.GRU(3, 5).double()
+    with torch.no_grad():
+        for mine, other in zip(cell.parameters(), broken.parameters(), strict=True):
+            r, z, n = mine.chunk(3)
+            other.copy_(torch.cat([z, r, n]))
+    good, bad = everything(plain, cell, "cpu", None), everything(fused, broken, "cpu", None)
+    assert not torch.allclose(good[0], bad[0], atol=1e-3)
+
+
+def test_it_is_for_gpus_and_says_so() -> None:
+    with pytest.raises(ns.EngineError, match="cpu"):
+        ns.scan(ns.GRU(3, 5), torch.randn(2, 1, 3), engine="torch")
+    assert list(ENGINES)[-1] == "reference"
+    assert peer(ns.Elman(3, 5, activation=torch.sigmoid)) is None
+
+
+@pytest.mark.parametrize("cell", [ns.MinGRU(3, 5)], ids=["MinGRU"])
+def test_other_cells_run_on_the_reference_engine_on_a_gpu(cell: ns.Cell) -> None:
+    on("cuda")
+    vs, _ = ns.scan(cell.cuda(), torch.randn(2, 1, 3, device="cuda"))
+    assert vs.is_cuda
