@@ -15,6 +15,9 @@ STAMPS := $(VENV)/.stamps
 PINS   := requirements/constraints.txt
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
 
+# Threads of PyTorch that wait for work sleep instead of spinning: spinning ones take the cores from the engine's.
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: setup run test check bench clean
 .DELETE_ON_ERROR:
 

@@ -65,16 +65,16 @@ RECIPES = {
     "robust": Recipe(
         largest=32, shortest=1, longest=40, hidden=128, batch=64, steps=45000, full=0.3, plain=0.15
     ),
-    "64": Recipe(largest=64, shortest=1, longest=64, hidden=192, batch=128, steps=30000, full=0.5, plain=0.6),
+    "64": Recipe(largest=64, shortest=64, longest=64, hidden=128, batch=64, steps=12000, full=1.0, plain=1.0),
     "100": Recipe(
         largest=100,
-        shortest=1,
+        shortest=100,
         longest=100,
-        hidden=256,
-        batch=128,
-        steps=40000,
-        full=0.5,
-        plain=0.6,
+        hidden=192,
+        batch=64,
+        steps=20000,
+        full=1.0,
+        plain=1.0,
         rate=7e-3,
     ),
 }
