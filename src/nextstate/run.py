@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 from nextstate import loops
@@ -20,6 +21,7 @@ from nextstate.checks import (
     parts_of,
     refuse,
 )
+from nextstate.engines import opaque
 from nextstate.engines.base import Engine, Request
 from nextstate.engines.registry import engines
 from nextstate.lengths import check_lengths
@@ -75,6 +77,8 @@ def scan(
     >>> vs.squeeze(-1).T.tolist(), sT.squeeze(-1).tolist()
     ([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0]], [3.0, 1.0])
     """
+    if torch.compiler.is_dynamo_compiling():
+        return opaque.run("scan", cell, us, s0, lengths, engine)
     if _wanted(engine) in ("auto", "cpu"):
         done = ENGINES["cpu"].quick(cell, us, s0, lengths)
         if done is not None:
@@ -99,6 +103,8 @@ def fold(
     >>> fold(total, torch.ones(3, 1, 1))[0].item()
     3.0
     """
+    if torch.compiler.is_dynamo_compiling():
+        return opaque.run("fold", cell, us, s0, lengths, engine)
     request = _request("fold", cell, us, s0, lengths)
     return choose(request, engine).fold(request)
 
@@ -190,3 +196,6 @@ def _request(operation: str, cell: Cell, us: Tree, s0: Tree | None, lengths: Ten
         s0 = cell.initial_state(batch, device=device, dtype=state_dtype(cell, parts))
     check_state(operation, "s0", s0, batch, device)
     return Request(cell, us, s0, check_lengths(operation, lengths, steps, batch, device), steps, batch)
+
+
+opaque.LOOPS.update(scan=scan, fold=fold)

@@ -1,6 +1,7 @@
 """The compiler on one page: a step of a cell becomes programs for an engine.
 
 trace        Python step            -> ATen graph, by fake tensors
+rewrite      ATen graph             -> the same in fewer forms
 classify     ATen graph             -> what each value depends on: before, inside, after the loop
 check        ATen graph             -> refused if rows of the batch influence each other
 translate    inside part            -> intermediate form; refused with all reasons at once

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from nextstate.compiler.rewrite import rewrite
 from nextstate.states import Tree, leaves, rebuild
 
 
@@ -112,8 +113,7 @@ def _trace(
         )
         graph = tracer(*arguments)
         v_like = shown[-1]
-    _draw_by_shape(graph.graph)
-    graph.graph.eliminate_dead_code()
+    rewrite(graph.graph, batch)
     return graph, v_like
 
 
@@ -130,25 +130,6 @@ def _places(cell: nn.Module, named: dict[str, Tensor]) -> dict[str, int]:
         for name, x in (*module._parameters.items(), *module._buffers.items())
         if x is not None
     }
-
-
-DRAWS = {
-    torch.ops.aten.rand_like.default: torch.ops.aten.rand.default,
-    torch.ops.aten.randn_like.default: torch.ops.aten.randn.default,
-}
-
-
-def _draw_by_shape(graph: fx.Graph) -> None:
-    """A draw like a value depends on its shape alone: write it so, and it can stand before the loop."""
-    for node in graph.nodes:
-        if node.target in DRAWS:
-            value = node.meta["val"]
-            with graph.inserting_before(node):
-                options = {"dtype": value.dtype, "device": value.device}
-                fresh = graph.call_function(DRAWS[node.target], (list(value.shape),), options)
-            fresh.meta = dict(node.meta)
-            node.replace_all_uses_with(fresh)
-            graph.erase_node(node)
 
 
 def _text(graph: fx.GraphModule, batch: int) -> list[str]:
