@@ -283,17 +283,23 @@ def test_the_busy_beaver_of_four_states(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("dtype", "proved"), [(torch.float32, 11), (torch.float64, 25)], ids=str)
 @pytest.mark.parametrize("activation", ["saturated", "relu"])
-def test_cantor_stacks_refuse_at_their_depth(dtype: torch.dtype, proved: int, activation: str) -> None:
-    """A machine that writes to the right: its left stack is one symbol deeper after every move."""
-    runner = TuringMachine("01", ("go",), "go", (), {("go", "0"): ("go", "1", "R")})
-    net = compile(runner, memory="cantor", dtype=dtype, activation=activation)
+@pytest.mark.parametrize("text", ["1RA---", "1LA---", "1RB1LC_1RC1RB_1RD0LE_1LA1LD_1RZ0LA"])
+def test_cantor_stacks_are_right_until_they_refuse(
+    dtype: torch.dtype, proved: int, activation: str, text: str
+) -> None:
+    """Runners to both sides and BB(5): every configuration is right, and none deeper than proved is shown."""
+    machine = TuringMachine.standard(text)
+    net = compile(machine, memory="cantor", dtype=dtype, activation=activation)
     assert net.report.exact_until == proved
-    expected = list(itertools.islice(runner.configurations(), proved + 1))
     reached = [net.decode(net.start())]
     with pytest.raises(ExactnessLost) as lost:
         reached.extend(net.decode(state) for number, _, state in net.steps() if number % 2 == 0)
-    assert reached == expected
-    assert lost.value.step == 2 * (proved + 1)
+    expected = list(itertools.islice(machine.configurations(), len(reached) + 1))
+    assert reached == expected[:-1]
+    assert max(max(len(c.left), len(c.right)) for c in reached) <= proved
+    assert lost.value.step == 2 * len(reached)
+    if text.endswith("---"):
+        assert max(len(expected[-1].left), len(expected[-1].right)) == proved + 1, "refused too early"
 
 
 def test_without_the_alarm_a_cantor_stack_does_drift() -> None:

@@ -150,12 +150,19 @@ class CantorStore:
         depth = unit(("kept depth", s)) + moved
         rows["kept depth", s], units["kept depth", s] = unit(("depth", s)), Unit()
         rows["depth", s], units["depth", s] = depth, Unit()
-        rows["over", s], units["over", s] = self._scale * depth - (self.limit or 0), Unit()
+        allowed = (self.limit or 0) - self._uncounted(s)
+        rows["over", s], units["over", s] = self._scale * depth - allowed, Unit()
         watch.append(("over", s))
 
     def depth(self, s: int, digits: int) -> dict[Any, Number]:
-        """The value of the counter of digits."""
-        return {} if self.limit is None else {("depth", s): Fraction(digits, self._scale)}
+        """The value of the counter for so many digits."""
+        counted = max(digits - self._uncounted(s), 0)
+        return {} if self.limit is None else {("depth", s): Fraction(counted, self._scale)}
+
+    def _uncounted(self, s: int) -> int:
+        """1 if a digit may go uncounted: a blank popped off an empty stack, a symbol put in its place."""
+        acts = [r.acts[s] for r in self.program.rules]
+        return int(any(act.pop and act.look == 0 and act.push for act in acts))
 
     def expand(self, x: Fraction) -> list[int] | None:
         """The digits of a number, the top first; None if one of them is no symbol."""
