@@ -125,6 +125,9 @@ class CpuEngine:
         return _Run(found, request, layout).outputs()
 
     def fold(self, request: Request) -> tuple[Tree, Tree]:
+        if _known_rows(request) is not request:
+            vs, s = self.scan(request)
+            return last_valid(vs, request.lengths), s
         lengths = None if request.lengths is None else request.lengths.cpu()
         layout = Layout.of(request.steps, request.batch, lengths)
         if layout.rows:

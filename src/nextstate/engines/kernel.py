@@ -198,6 +198,11 @@ class Kernel:
         return self.variant(mask).forward.saved_offsets(rows)[-1] + SLACK
 
     @property
+    def results(self) -> int:
+        """How many tensors of a forward run are results: outputs and last states; the rest is kept."""
+        return len(self.step.loop.outputs) + len(self.step.shapes.states)
+
+    @property
     def first_sequence(self) -> int | None:
         """A slot with one row a step, if there is one."""
         return next((i for i, (kind, _) in enumerate(self.slots) if kind in ("seq", "flag", "ids")), None)

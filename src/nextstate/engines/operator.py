@@ -60,11 +60,11 @@ def _layout(steps: int, batch: int, lengths: Tensor | None) -> Layout:
 
 library = torch.library.Library("nextstate", "DEF")
 library.define(
-    "scan_forward(Tensor[] tensors, int handle, int steps, int batch, Tensor? lengths, int wanted) "
+    "scan_forward(Tensor[] tensors, int handle, SymInt steps, SymInt batch, Tensor? lengths, int wanted) "
     "-> Tensor[]"
 )
 library.define(
-    "scan_backward(Tensor?[] gradients, Tensor[] tensors, Tensor[] kept, int handle, int steps, int batch, "
+    "scan_backward(Tensor?[] gradients, Tensor[] tensors, Tensor[] kept, int handle, SymInt steps, SymInt batch, "
     "Tensor? lengths, int wanted) -> Tensor[]"
 )
 
@@ -113,7 +113,7 @@ def _fake_backward(gradients, tensors, kept, handle, steps, batch, lengths, want
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     tensors, handle, steps, batch, lengths, wanted = inputs
     found = KERNELS.get(handle)
-    count = 0 if found is None else len(found.kernel.step.loop.outputs) + len(found.kernel.step.shapes.states)
+    count = 0 if found is None else found.kernel.results
     ctx.registered = found
     ctx.arguments = (handle, steps, batch, wanted)
     ctx.sizes = (len(tensors), len(output) - count, count)
@@ -148,7 +148,7 @@ class EagerScan(torch.autograd.Function):
     def forward(ctx: Any, registered: Registered, layout: Layout, wanted: int, *tensors: Tensor) -> Any:
         kernel = registered.kernel
         found = kernel.forward(tensors, layout, wanted)
-        count = len(kernel.step.loop.outputs) + len(kernel.step.shapes.states)
+        count = kernel.results
         ctx.registered, ctx.layout, ctx.wanted = registered, layout, wanted
         ctx.inputs = len(tensors)
         ctx.save_for_backward(*tensors, *found[count:])
@@ -173,7 +173,7 @@ def run(registered: Registered, tensors: list[Tensor], layout: Layout, wanted: i
         found: Sequence[Tensor] = torch.ops.nextstate.scan_forward(
             tensors, registered.handle, layout.steps, layout.batch, layout.lengths, wanted
         )
-        return found
+        return found[: registered.kernel.results]
     if wanted:
         return EagerScan.apply(registered, layout, wanted, *tensors)
     return registered.kernel.forward(tensors, layout, 0)
