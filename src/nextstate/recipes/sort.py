@@ -60,7 +60,7 @@ class Recipe:
 
 RECIPES = {
     "short": Recipe(
-        largest=32, shortest=32, longest=32, hidden=64, batch=64, steps=4000, full=1.0, plain=1.0
+        largest=32, shortest=32, longest=32, hidden=64, batch=64, steps=5000, full=1.0, plain=1.0
     ),
     "robust": Recipe(
         largest=32, shortest=1, longest=40, hidden=128, batch=64, steps=45000, full=0.3, plain=0.15
