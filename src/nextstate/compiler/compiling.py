@@ -14,7 +14,7 @@ lower        both                   -> programs
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import fx, nn
 
@@ -43,7 +43,7 @@ class Split:
 
 @dataclass(slots=True)
 class CompiledStep:
-    """A compiled step: the loop, its surroundings, and the programs made of them so far."""
+    """A compiled step: the loop and its surroundings, from which the programs are made."""
 
     trace: Trace
     classes: Classes
@@ -54,7 +54,6 @@ class CompiledStep:
     externals: Externals
     shapes: Shapes
     lowering: Lowering
-    programs: dict[object, object] = field(default_factory=dict)
 
     def resolved(self, wanted: Wanted) -> Resolved:
         return resolve(self.loop, differentiate(self.loop, wanted))

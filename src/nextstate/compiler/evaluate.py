@@ -32,13 +32,8 @@ def order(wanted: Iterable[Any], known: Iterable[fx.Node]) -> tuple[fx.Node, ...
     return tuple(found)
 
 
-def evaluate(
-    nodes: Iterable[fx.Node], env: Env, batch: int, rows: int, lift: Callable[[Tensor], Tensor]
-) -> None:
-    """Add the values of `nodes` to `env`, for `rows` rows in place of the `batch` traced.
-
-    `lift` turns a value with one row a sequence into one with one row a step.
-    """
+def evaluate(nodes: Iterable[fx.Node], env: Env, batch: int, rows: int) -> None:
+    """Add the values of `nodes` to `env`, for `rows` rows in place of the `batch` traced."""
 
     def real(argument: Any) -> Any:
         if isinstance(argument, fx.Node):
@@ -51,19 +46,7 @@ def evaluate(
             continue
         arguments = fx.node.map_aggregate(node.args, real)
         named = fx.node.map_aggregate(node.kwargs, real)
-        arguments, named = _lifted(arguments, lift), _lifted(named, lift)
         env[node] = node.target(*arguments, **named)  # type: ignore[operator]
-
-
-def _lifted(arguments: Any, lift: Callable[[Tensor], Tensor]) -> Any:
-    return fx.node.map_aggregate(arguments, lambda x: lift(x) if isinstance(x, PerSequence) else x)
-
-
-class PerSequence:
-    """A value with one row a sequence, where values with one row a step are expected."""
-
-    def __init__(self, value: Tensor) -> None:
-        self.value = value
 
 
 def expressions(

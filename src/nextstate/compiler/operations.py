@@ -41,7 +41,7 @@ def _slice(t: Translator, node: fx.Node) -> int:
     dim = node.args[1] if len(node.args) > 1 else 0
     start: Any = node.args[2] if len(node.args) > 2 else 0
     step = node.args[4] if len(node.args) > 4 else 1
-    source = node.args[0]
+    source: Any = node.args[0]
     if shape(node) == shape(source):  # type: ignore[arg-type]
         return t.value(source)
     if dim not in (1, -1) or step != 1 or len(shape(node)) != 2:

@@ -243,8 +243,8 @@ class _Run:
             env[node] = layout.pack(u)
         for k in step.classes.constant:
             env[trace.states[k]] = self.state_rows[k]
-        evaluate(step.split.parameters, env, trace.batch, 1, lambda x: x)
-        evaluate(step.split.constants, env, trace.batch, layout.batch, lambda x: x)
+        evaluate(step.split.parameters, env, trace.batch, 1)
+        evaluate(step.split.constants, env, trace.batch, layout.batch)
         self._evaluate_rows(step.split.before)
 
     def _evaluate_rows(self, nodes: tuple[fx.Node, ...]) -> None:
@@ -258,7 +258,7 @@ class _Run:
         kept = {node: self.env[node] for node in constant}
         for node in kept:
             self.env[node] = self.layout.spread(kept[node])
-        evaluate(nodes, self.env, self.step.trace.batch, self.layout.rows, lambda x: x)
+        evaluate(nodes, self.env, self.step.trace.batch, self.layout.rows)
         self.env.update(kept)
 
     def outputs(self) -> tuple[Tree, Tree]:
@@ -291,11 +291,11 @@ class _Run:
             states[k] = value
         states = [layout.unsort(x) for x in states]
         env: Env = dict(zip(step.trace.weights, (self.env[n] for n in self.step.trace.weights), strict=True))
-        evaluate(step.split.parameters, env, step.trace.batch, 1, lambda x: x)
+        evaluate(step.split.parameters, env, step.trace.batch, 1)
         for node, place in zip(step.split.crossing, from_state, strict=True):
             value = states[step.classes.moving[place]]
             env[node] = value.view(layout.batch, *node.meta["val"].shape[1:])
-        evaluate(step.split.after, env, step.trace.batch, layout.batch, lambda x: x)
+        evaluate(step.split.after, env, step.trace.batch, layout.batch)
         vs = [env[v] for v in step.trace.outputs]
         if self.request.lengths is not None:
             vs = select(self.request.lengths > 0, tuple(vs), zeros_like(tuple(vs)))
