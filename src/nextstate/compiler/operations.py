@@ -42,7 +42,7 @@ def _slice(t: Translator, node: fx.Node) -> int:
     start: Any = node.args[2] if len(node.args) > 2 else 0
     step = node.args[4] if len(node.args) > 4 else 1
     source: Any = node.args[0]
-    if shape(node) == shape(source):  # type: ignore[arg-type]
+    if shape(node) == shape(source):
         return t.value(source)
     if dim not in (1, -1) or step != 1 or len(shape(node)) != 2:
         return t.refuse(node, "only plain slices of features")
