@@ -11,7 +11,9 @@
 
 namespace nextstate {
 
-const Kernels& kernels(const std::string& isa);  // "" = the best one here; throws when this machine cannot run it
+// "" = the best one here; throws when this machine cannot run it. Precision of the matrix products: fp32 or bf16.
+const Kernels& kernels(const std::string& isa, const std::string& precision = "fp32");
+bool has_bf16();
 std::vector<std::string> available_isas();
 
 struct Packed {
@@ -36,7 +38,7 @@ int row_block(int64_t B, int threads);
 // Owns the arrays a Plan points to.
 class Program {
  public:
-  Program(const ProgramSpec& spec, const std::string& isa);
+  Program(const ProgramSpec& spec, const std::string& isa, const std::string& precision);
   ~Program();
   Program(const Program&) = delete;
   std::shared_ptr<Packed> pack(const std::vector<const float*>& weights) const;

@@ -35,7 +35,22 @@ const Kernels& named(const std::string& isa) {
 
 }  // namespace
 
-const Kernels& kernels(const std::string& isa) {
+bool has_bf16() {
+#ifdef NEXTSTATE_X86
+  return all().front() == kernels_avx512() && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+const Kernels& kernels(const std::string& isa, const std::string& precision) {
+  if (precision == "bf16") {
+#ifdef NEXTSTATE_X86
+    if (has_bf16() && &kernels(isa) == kernels_avx512()) return *kernels_avx512bf16();
+#endif
+    throw std::invalid_argument("precision 'bf16' needs AVX-512 with BF16 instructions");
+  }
+  if (precision != "fp32") throw std::invalid_argument("precision must be 'fp32' or 'bf16', not '" + precision + "'");
   if (!isa.empty()) return named(isa);
   static const Kernels& best = [&]() -> const Kernels& {
     const char* forced = std::getenv("NEXTSTATE_ISA");

@@ -182,6 +182,7 @@ nb::dict info() {
   d["isa"] = kernels("").name;
   d["lanes"] = kernels("").lanes;
   d["available"] = available_isas();
+  d["bf16"] = has_bf16();
   d["team"] = team_size();
   d["cached_bytes"] = pool_cached();
   return d;
@@ -190,11 +191,14 @@ nb::dict info() {
 }  // namespace
 
 NB_MODULE(_engine, m) {
+  nb::set_leak_warnings(false);  // programs live in caches that end with the process
   m.doc() = "The CPU engine: runs recurrent programs (see csrc/README.md).";
   nb::class_<Packed>(m, "Packed");
   nb::class_<Program>(m, "Program")
-      .def("__init__", [](Program* self, nb::dict spec, const std::string& isa) { new (self) Program(program_spec(spec), isa); },
-           nb::arg("spec"), nb::arg("isa") = "")
+      .def("__init__", [](Program* self, nb::dict spec, const std::string& isa, const std::string& precision) {
+             new (self) Program(program_spec(spec), isa, precision);
+           },
+           nb::arg("spec"), nb::arg("isa") = "", nb::arg("precision") = "fp32")
       .def("pack",
            [](const Program& p, nb::list weights) {
              auto w = pointers<const float>(weights);

@@ -292,6 +292,9 @@ class Compiler {
     plan_.max_planes = std::max(plan_.max_planes, planes);
     plan_.max_views = std::max(plan_.max_views, planes + nconsts + out.nrefs);
     plan_.max_reds = std::max(plan_.max_reds, out.nred);
+    int depth = 0;
+    for (const auto& g : gemms) depth += g.k;
+    plan_.max_depth = std::max(plan_.max_depth, depth);
     for (auto& g : gemms) {
       const_cast<Gemm&>(out.gemm[&g - gemms.data()]).offset = packed_;
       packed_ += static_cast<size_t>(g.k) * g.gates * out.panels * lanes_;
@@ -397,7 +400,8 @@ class Compiler {
   size_t packed_ = 0;
 };
 
-Program::Program(const ProgramSpec& spec, const std::string& isa) : kernels_(nextstate::kernels(isa)) {
+Program::Program(const ProgramSpec& spec, const std::string& isa, const std::string& precision)
+    : kernels_(nextstate::kernels(isa, precision)) {
   Compiler(*this, spec).run();
 }
 

@@ -83,7 +83,7 @@ struct Plan {
   const Scatter* scatter;
   bool reverse;
   size_t packed_floats;
-  int max_planes, max_views, max_reds;
+  int max_planes, max_views, max_reds, max_depth;  // max_depth: k of all gemms of a block
 };
 
 // Rows of a tile are [r0, r0 + nr) of the step (or of the chunk, for flat blocks).
@@ -118,6 +118,7 @@ struct Worker {
   size_t plane_floats;  // of one plane
   void* views;          // max_views views
   float* gpack;
+  float* apack;         // left operands rounded to bfloat16
   const Rows* tiles;    // row tiles of this thread over B rows
   Rows* active;         // the same, cut to the rows of the current step
   int ntiles;
@@ -133,6 +134,7 @@ struct Kernels {
   int lanes;
   int plane_vectors;  // vectors of one plane
   int gpack_floats;
+  int bf16_rows;  // rows of a flat block rounded at a time; 0: products are float32
   int (*panels_per_group)(int min_gates);
   void (*pack)(const Plan*, const float* const* weights, float* out);
   void (*flat)(const Run*, Worker*, const Block*, int nblocks, const Chunk*, int64_t r0, int64_t r1);
@@ -145,6 +147,7 @@ struct Kernels {
 const Kernels* kernels_portable();
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
+const Kernels* kernels_avx512bf16();
 
 enum Op : int {
 #define OP(id, name, n, e) op_##id,

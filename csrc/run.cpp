@@ -33,7 +33,7 @@ int row_block(int64_t B, int threads) {
 // Memory of one run, kept for the next.
 struct Program::Workspace {
   std::vector<Memory> buffers, shares;
-  Memory planes, gpack, reduction;
+  Memory planes, gpack, apack, reduction;
   std::vector<float*> base, share;
   std::vector<char> views;
   std::vector<Rows> tiles, active;
@@ -146,6 +146,12 @@ struct Job {
     const size_t planes = plane * std::max(plan.max_planes, 1);
     float* p = ws.planes.grow(planes * n);
     float* g = plan.ntn ? ws.gpack.grow(static_cast<size_t>(kernels.gpack_floats) * n) : nullptr;
+    size_t rounded = 0;  // floats: two numbers each, and a vector to run over
+    if (kernels.bf16_rows) {
+      const int64_t rows = std::max<int64_t>(args.B, flat ? kernels.bf16_rows : 0);
+      rounded = (static_cast<size_t>(rows) * plan.max_depth + 64 + 15) / 16 * 16;
+    }
+    float* a = rounded ? ws.apack.grow(rounded * n) : nullptr;
     const size_t view_bytes = (sizeof(void*) * 3 * std::max(plan.max_views, 1) + 63) / 64 * 64 + 64;
     ws.views.resize(view_bytes * n);
     ws.workers.resize(n);
@@ -157,6 +163,7 @@ struct Job {
       w.plane_floats = plane;
       w.views = ws.views.data() + view_bytes * i;
       w.gpack = g + static_cast<size_t>(kernels.gpack_floats) * i;
+      w.apack = a + rounded * i;
     }
   }
 

@@ -24,13 +24,13 @@ INLINE int64_t product_steps(const Block* block, int g0, int g1, int nr) {
     const Gemm* g = block->gemm + i;
     const int columns = (block->group[g1] - block->group[g0]) * g->gates;
     const int passes = (columns + NV_MAX - 1) / NV_MAX, height = columns < NV_MAX ? MR_MAX : MR_MAX_WIDE;
-    steps += (int64_t)passes * ((nr + height - 1) / height) * (g->k / 4);
+    steps += (int64_t)passes * ((nr + height - 1) / height) * (depth(g->k) / 4);
   }
   return steps;
 }
 
 static void run_tile(const Run* r, Worker* w, const Block* block, const View* at, const int64_t* const* step_ids, int g0,
-                     int g1, Rows rows, int64_t plane_rows) {
+                     int g1, Rows rows, int64_t plane_rows, const float* rounded, int64_t local, int64_t rounded_rows) {
   View* v = (View*)w->views;
   const int p0 = block->group[g0], np = block->group[g1] - p0, nr = rows.nr;
   const int64_t panel_stride = plane_rows * VL;
@@ -56,10 +56,17 @@ static void run_tile(const Run* r, Worker* w, const Block* block, const View* at
   for (int i = 0; i < block->ngemms; i++) {
     const Gemm* g = block->gemm + i;
     ARows a[MAX_SEGMENTS];
+#ifdef BF16
+    const int64_t k = gemm_depth(g);
+    for (int64_t s = 0, from = 0; s < g->nseg; from += depth(g->seg[s++].k)) a[s] = {rounded + local * k + from, k, depth(g->seg[s].k)};
+    rounded += rounded_rows * k;
+#else
+    (void)rounded, (void)local, (void)rounded_rows;
     for (int s = 0; s < g->nseg; s++) {
       const View& x = at[g->seg[s].ref];
       a[s] = {x.p + rows.r0 * x.rs, x.rs, g->seg[s].k};
     }
+#endif
     gemm_groups(block, g, g0, g1, a, nr, r->packed, w->planes, w->plane_floats, panel_stride, &fetch);
   }
   interpret(r, block, v, ids, {rows.r0, nr, p0, np, block->width});
@@ -73,6 +80,29 @@ static void finish_reductions(const Run* r, const Block* block, const View* at, 
       for (int64_t row = tiles[n].r0; row < tiles[n].r0 + tiles[n].nr; row++)
         out[row] = reduce_lanes(acc + row * VL, block->red[i].max);
   }
+}
+
+// Row i of gemm g lies at [sum of the depths before g] * rows + i * depth(g), its segments one after another.
+INLINE int64_t round_operands(const Block* block, const View* at, const Rows* tiles, int ntiles, float* out) {
+  int64_t rows = 0;
+#ifdef BF16
+  for (int n = 0; n < ntiles; n++) rows += tiles[n].nr;
+  for (int i = 0; i < block->ngemms; i++) {
+    const Gemm* g = block->gemm + i;
+    for (int n = 0; n < ntiles; n++)
+      for (int64_t row = tiles[n].r0; row < tiles[n].r0 + tiles[n].nr; row++)
+        for (int s = 0; s < g->nseg; s++) {  // whole vectors: what runs over is written later
+          const View& x = at[g->seg[s].ref];
+          const float* src = x.p + row * x.rs;
+          const int k = g->seg[s].k;
+          for (int j = 0; j < k; j += 2 * VL) store(out + j / 2, pairs_of_row(src + j, k - j));
+          out += depth(k);
+        }
+  }
+#else
+  (void)block, (void)at, (void)tiles, (void)ntiles, (void)out;
+#endif
+  return rows;
 }
 
 static void run_block(const Run* r, Worker* w, const Block* block, const Position& position, const Rows* tiles, int ntiles, bool split) {
@@ -91,6 +121,7 @@ static void run_block(const Run* r, Worker* w, const Block* block, const Positio
   for (int i = 0; i < block->nconsts; i++) v[block->nplanes + i] = {(float*)block->consts + i * 16, 0, 0};
 
   const int together = PLANE_VECTORS / max_rows;  // panels
+  const int64_t rounded_rows = round_operands(block, at, tiles, ntiles, w->apack);
   int first = 0, last = block->ngroups;
   if (split) {  // sums over a row stay with one thread: their order is fixed
     first = block->nred ? (w->id ? last : 0) : last * w->id / r->threads;
@@ -98,7 +129,9 @@ static void run_block(const Run* r, Worker* w, const Block* block, const Positio
   }
   for (int g0 = first, g1; g0 < last; g0 = g1) {
     for (g1 = g0 + 1; g1 < last && block->group[g1 + 1] - block->group[g0] <= together;) g1++;
-    for (int n = 0; n < ntiles; n++) run_tile(r, w, block, at, ids, g0, g1, tiles[n], max_rows);
+    int64_t local = 0;
+    for (int n = 0; n < ntiles; local += tiles[n++].nr)
+      run_tile(r, w, block, at, ids, g0, g1, tiles[n], max_rows, w->apack, local, rounded_rows);
   }
   if (block->nred && first < last) finish_reductions(r, block, at, tiles, ntiles);
   if (split) r->wait(r->barrier);

@@ -34,7 +34,7 @@ INLINE void tile_step(vf (&acc)[MR][NV], const float* a, int64_t rs, const float
   for (int i = 0; i < MR; i++) {
     vf x = splat(a[i * rs]);
 #pragma GCC unroll 16
-    for (int v = 0; v < NV; v++) acc[i][v] += x * w[v];
+    for (int v = 0; v < NV; v++) acc[i][v] = mac(acc[i][v], x, w[v]);
   }
 }
 
@@ -83,7 +83,7 @@ static __attribute__((noinline)) void line(const ARows* seg, int nseg, const flo
 #pragma GCC unroll 16
       for (int s = 0; s < S; s++)
 #pragma GCC unroll 16
-        for (int v = 0; v < NV; v++) acc[s][v] += x * load(b + s * stride + v * VL);
+        for (int v = 0; v < NV; v++) acc[s][v] = mac(acc[s][v], x, load(b + s * stride + v * VL));
     }
   }
 #pragma GCC unroll 16
@@ -124,11 +124,11 @@ static void line_passes(const ARows* seg, int nseg, int64_t k, int passes, const
 
 static void run_lines(const ARows* seg, const Gemm* g, int nv, int passes, const float* b, float* const* out) {
   switch (nv) {
-    case 1: line_passes<1>(seg, g->nseg, g->k, passes, b, out); break;
-    case 2: line_passes<2>(seg, g->nseg, g->k, passes, b, out); break;
-    case 3: line_passes<3>(seg, g->nseg, g->k, passes, b, out); break;
+    case 1: line_passes<1>(seg, g->nseg, gemm_depth(g), passes, b, out); break;
+    case 2: line_passes<2>(seg, g->nseg, gemm_depth(g), passes, b, out); break;
+    case 3: line_passes<3>(seg, g->nseg, gemm_depth(g), passes, b, out); break;
 #if NV_MAX >= 4
-    case 4: line_passes<4>(seg, g->nseg, g->k, passes, b, out); break;
+    case 4: line_passes<4>(seg, g->nseg, gemm_depth(g), passes, b, out); break;
 #endif
   }
 }
@@ -137,7 +137,8 @@ static void run_lines(const ARows* seg, const Gemm* g, int nv, int passes, const
 static void gemm_groups(const Block* block, const Gemm* g, int g0, int g1, const ARows* seg, int nr, const float* packed,
                         float* planes, size_t plane_floats, int64_t panel_stride, Fetch* fetch) {
   const int first = block->group[g0];
-  const float* b = packed + g->offset + (size_t)first * g->gates * g->k * VL;
+  const int64_t k = gemm_depth(g);
+  const float* b = packed + g->offset + (size_t)first * g->gates * k * VL;
   float* out[3 * PLANE_VECTORS];
   int nv_run = 0, passes_run = 0, used = 0;
   for (int i = g0; i < g1; i++) {
@@ -159,13 +160,13 @@ static void gemm_groups(const Block* block, const Gemm* g, int g0, int g1, const
           case 4: rows_pass<4>(seg, g->nseg, nr, b, dst, fetch); break;
 #endif
         }
-        b += (size_t)g->k * nv * VL;
+        b += (size_t)k * nv * VL;
         continue;
       }
       // One row: collect passes of equal width and run them together.
       if (passes_run && (nv != nv_run || used + nv > 3 * PLANE_VECTORS)) {
         run_lines(seg, g, nv_run, passes_run, b, out);
-        b += (size_t)g->k * used * VL;
+        b += (size_t)k * used * VL;
         passes_run = used = 0;
       }
       nv_run = nv;

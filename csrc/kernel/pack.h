@@ -2,6 +2,27 @@
 
 typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
 
+#ifdef BF16
+// Lanes [0, n) of one column, two steps of k in a lane.
+static void pack_column(const float* w, int ld, const WeightRef* ref, int unit, int n, int k, float* out, int step) {
+  const int64_t down = ref->trans ? ld : 1, across = ref->trans ? 1 : ld;  // floats from k to k + 1, from lane to lane
+  const float* src = w + (size_t)ref->row0 * ld + ref->col0 + unit * across;
+  for (int j = 0; j < k; j += 2, src += 2 * down, out += step) {
+    vf lo = {}, hi = {};
+    if (across == 1) {
+      lo = load_part(src, n);
+      if (j + 1 < k) hi = load_part(src + down, n);
+    } else {
+      float x[2 * VL] = {0};
+      for (int i = 0; i < n; i++) x[i] = src[i * across];
+      if (j + 1 < k)
+        for (int i = 0; i < n; i++) x[VL + i] = src[i * across + down];
+      lo = load(x), hi = load(x + VL);
+    }
+    store(out, pairs_of_lanes(lo, hi));
+  }
+}
+#else
 // Lanes [0, n) of one column: out[k * step + lane] = B[k, unit + lane].
 static void pack_column(const float* w, int ld, const WeightRef* ref, int unit, int n, int k, float* out, int step) {
   if (ref->trans) {
@@ -35,6 +56,7 @@ static void pack_column(const float* w, int ld, const WeightRef* ref, int unit, 
     for (int i = n; i < VL; i++) out[i] = 0.0f;
   }
 }
+#endif
 
 static void pack_gemm(const Plan* plan, const Block* block, const Gemm* g, const float* const* weights, float* packed) {
   float* out = packed + g->offset;
@@ -52,7 +74,7 @@ static void pack_gemm(const Plan* plan, const Block* block, const Gemm* g, const
           pack_column(weights[ref->weight], plan->weight[ref->weight].ld, ref, unit, left < VL ? left : VL, seg->k,
                       out + v * VL, nv * VL);
         }
-        out += (size_t)seg->k * nv * VL;
+        out += (size_t)depth(seg->k) * nv * VL;
       }
     }
   }

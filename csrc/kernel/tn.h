@@ -2,6 +2,11 @@
 // Rows are summed in blocks of TN_ROWS, each from zero, in order: the result does not depend on the number of threads.
 #define TN_COLS (TN_NV * VL)
 #define TN_PANEL (TN_MR * TN_ROWS + VL)
+#ifdef BF16
+#define TN_STEP 2
+#else
+#define TN_STEP 1
+#endif
 
 INLINE float* row_of(const Run* r, const Ref* ref, const Chunk* c, int64_t row, int64_t* t) {
   const Buffer* b = r->plan->buffer + ref->buf;
@@ -24,14 +29,28 @@ static void copy_panels(const Run* r, const Ref* ref, const Chunk* c, int64_t r0
   const int64_t ld = r->plan->buffer[ref->buf].ld, room = ld - ref->col - c0;  // readable floats of a row
   const int whole = room >= (panels - 1) * WIDTH + VECTORS * VL ? panels : panels - 1;
   int64_t t = c->t0;
-  for (int64_t i = 0; i < n; i++, out += WIDTH) {
+  for (int64_t i = 0; i < n; i += TN_STEP, out += WIDTH) {
     const float* src = row_of(r, ref, c, r0 + i, &t) + c0;
+#ifdef BF16
+    const float* next = i + 1 < n ? row_of(r, ref, c, r0 + i + 1, &t) + c0 : nullptr;
+    auto part = [&](int64_t j, int64_t left) __attribute__((always_inline)) {
+      const int m = left < VL ? (int)left : VL;
+      return pairs_of_lanes(m == VL ? load(src + j) : load_part(src + j, m),
+                            !next ? vf{} : m == VL ? load(next + j) : load_part(next + j, m));
+    };
+    for (int j = 0; j < panels * WIDTH; j += 16) __builtin_prefetch(src + (AHEAD + 1) * ld + j);
+#else
+    auto part = [&](int64_t j, int64_t left) __attribute__((always_inline)) {
+      return left >= VL ? load(src + j) : load_part(src + j, (int)left);
+    };
+#endif
     for (int j = 0; j < panels * WIDTH; j += 16) __builtin_prefetch(src + AHEAD * ld + j);
     for (int p = 0; p < whole; p++)
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; v++) store(out + p * stride + v * VL, load(src + p * WIDTH + v * VL));
+      for (int v = 0; v < VECTORS; v++) store(out + p * stride + v * VL, part(p * WIDTH + v * VL, VL));
     for (int p = whole; p < panels; p++)
-      for (int v = 0; v < WIDTH && p * WIDTH + v < room; v++) out[p * stride + v] = src[p * WIDTH + v];
+      for (int v = 0; v < VECTORS && p * WIDTH + v * VL < room; v++)
+        store(out + p * stride + v * VL, part(p * WIDTH + v * VL, room - p * WIDTH - v * VL));
   }
 }
 
@@ -78,7 +97,7 @@ static __attribute__((noinline)) void tn_tile(const float* g, const float* a, in
     for (int v = 0; v < NV; v++) acc[i][v] = vf{};
   for (int i = 0; i < m; i++)
     for (int v = 0; v < NV; v++) __builtin_prefetch(out + i * ld + v * VL, 1);
-  for (; rows > 0; rows--, g += TN_MR, a += TN_COLS) {
+  for (; rows > 0; rows -= TN_STEP, g += TN_MR, a += TN_COLS) {
     vf x[NV];
 #pragma GCC unroll 16
     for (int v = 0; v < NV; v++) x[v] = load(a + v * VL);
@@ -86,7 +105,7 @@ static __attribute__((noinline)) void tn_tile(const float* g, const float* a, in
     for (int i = 0; i < TN_MR; i++) {
       vf y = splat(g[i]);
 #pragma GCC unroll 16
-      for (int v = 0; v < NV; v++) acc[i][v] += y * x[v];
+      for (int v = 0; v < NV; v++) acc[i][v] = mac(acc[i][v], y, x[v]);
     }
   }
   if (m == TN_MR && n == NV * VL && !first) {

@@ -96,7 +96,8 @@ class Data:
         oracle.run(self.spec, arrays, [w.astype(np.float64) for w in self.weights], self.ids, self.T, B, self.off)
         return {i: arrays[i] for i in self.start}
 
-    def engine(self, *, isa="", threads=1, chunk_rows=0, row_block=0, ring=False, program=None, skip=(), tiled=None):
+    def engine(self, *, isa="", threads=1, chunk_rows=0, row_block=0, ring=False, program=None, skip=(), tiled=None,
+               precision="fp32"):
         """Contents of the outside buffers after a run; pads start as NaN and must not matter.
 
         `tiled`: raw tiled buffers of an earlier run, by index; the raw ones of this run are in `self.tiled`.
@@ -118,7 +119,7 @@ class Data:
             elif b["kind"] not in ("state", "tiled") or i in self.whole:
                 arrays[i][: len(x), : b["width"]] = x
         weights = [np.ascontiguousarray(w) for w in self.weights]
-        program = program or _engine.Program(spec, isa)
+        program = program or _engine.Program(spec, isa, precision)
         packed = program.pack([w.ctypes.data for w in weights])
         inits = [None if x is None else np.ascontiguousarray(x, np.float32) for x in self.inits]
         off = None if self.off is None else np.ascontiguousarray(self.off)
