@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from itertools import chain
 
 import torch
 from torch import nn
@@ -80,5 +80,7 @@ class FunctionCell(Cell):
 
 def state_dtype(cell: nn.Module, us_leaves: list[torch.Tensor]) -> torch.dtype:
     """The dtype of a default start: that of the input if it is floating, else of the cell's weights."""
-    floating: Any = (x.dtype for x in (*us_leaves, *cell.parameters()) if x.is_floating_point())
-    return next(floating, torch.get_default_dtype())
+    for x in chain(us_leaves, cell.parameters()):
+        if x.is_floating_point():
+            return x.dtype
+    return torch.get_default_dtype()
