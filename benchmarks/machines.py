@@ -6,13 +6,15 @@ Each part prints one line a result and ends with exit code 1 if anything was not
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import time
 from collections.abc import Iterator
 
 import torch
 
-from nextstate.machines import ExactnessLost, compile, distinguishing_word, extract
+from nextstate.machines import PDA, ExactnessLost, compile, distinguishing_word, extract
+from nextstate.machines.chomsky import TASKS
 from nextstate.machines.circle import circle
 from nextstate.machines.library import NAMED, busy_beaver, equal_blocks, random_dfa
 
@@ -88,7 +90,29 @@ def circles(count: int) -> Iterator[tuple[bool, str]]:
             yield done.closed, f"{name} seed {seed}: {told}, {time.perf_counter() - began:.1f} s"
 
 
+def tasks(count: int) -> Iterator[tuple[bool, str]]:
+    """The fifteen tasks of Delétang et al. 2023, constructed: share of answers right, lengths 41 to 500."""
+    for name, task in TASKS.items():
+        machine = task.machine()
+        stacked = isinstance(machine, PDA)
+        # the answers of these two take a number of moves that grows with the square of the length
+        memory = ("fraction" if "multiplication" in name or "sqrt" in name else "grow") if stacked else None
+        net = compile(machine, memory=memory)
+        began, right, symbols, steps, draw = time.perf_counter(), 0, 0, 0, random.Random(name)
+        for i in range(count):
+            length = 500 - (500 - 41) * i // max(count - 1, 1)
+            word, answer = task.example(length, draw)
+            outcome = net.run(word + "_" * len(answer))
+            steps += outcome.steps
+            right += sum(a == b for a, b in zip(outcome.outputs[-len(answer) :], answer, strict=True))
+            symbols += len(answer)
+        told = f"{100 * right / symbols:.1f} % of {symbols} symbols, {count} words, {steps} steps"
+        kind = f"{task.level}, {memory or net.report.memory}, {net.report.units} units"
+        yield right == symbols, f"{name} ({kind}): {told}, {time.perf_counter() - began:.0f} s"
+
+
 PARTS = {
+    "tasks": (tasks, 10),
     "catalogue": (catalogue, 1000),
     "turing": (turing, 10_000),
     "counters": (counters, 30_000),
