@@ -18,6 +18,7 @@ RANKS = {
     **dict.fromkeys(("cells", "combine", "init"), 1),
     **dict.fromkeys(("loops", "compiler", "engines", "dynamics"), 2),
     "run": 3,
+    "explain": 4,
     **dict.fromkeys(("tasks", "training", "networks", "nn", "export", "machines", "streaming"), 4),
     **dict.fromkeys(("session", "recipes", "models"), 5),
     **dict.fromkeys(("cli", "web", "__main__"), 6),

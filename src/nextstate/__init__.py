@@ -25,6 +25,7 @@ from nextstate.combine import (
     WithState,
     Zoneout,
 )
+from nextstate.explain import Explanation, explain
 from nextstate.networks import Bidirectional, EncoderDecoder, LanguageModel, SequenceClassifier
 from nextstate.run import engine, fold, scan, unfold
 
@@ -41,6 +42,7 @@ __all__ = [
     "Embedded",
     "EncoderDecoder",
     "EngineError",
+    "Explanation",
     "FallbackWarning",
     "FunctionCell",
     "InputError",
@@ -60,6 +62,7 @@ __all__ = [
     "WithState",
     "Zoneout",
     "engine",
+    "explain",
     "fold",
     "scan",
     "unfold",

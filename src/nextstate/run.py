@@ -83,7 +83,7 @@ def scan(
         done = ENGINES["cpu"].quick(cell, us, s0, lengths)
         if done is not None:
             return done
-    request = _request("scan", cell, us, s0, lengths)
+    request = request_for("scan", cell, us, s0, lengths)
     return choose(request, engine).scan(request)
 
 
@@ -105,7 +105,7 @@ def fold(
     """
     if torch.compiler.is_dynamo_compiling():
         return opaque.run("fold", cell, us, s0, lengths, engine)
-    request = _request("fold", cell, us, s0, lengths)
+    request = request_for("fold", cell, us, s0, lengths)
     return choose(request, engine).fold(request)
 
 
@@ -187,7 +187,10 @@ def _check_name(operation: str, name: str) -> None:
         refuse(operation, f"no engine is called {name!r}; there are {known}")
 
 
-def _request(operation: str, cell: Cell, us: Tree, s0: Tree | None, lengths: Tensor | None) -> Request:
+def request_for(
+    operation: str, cell: Cell, us: Tree, s0: Tree | None, lengths: Tensor | None = None
+) -> Request:
+    """The checked request of a loop, its start filled in."""
     _check_cell(operation, cell)
     steps, batch = check_sequence(operation, us)
     parts = leaves(us)

@@ -75,8 +75,7 @@ def compile_step(cell: nn.Module, u: Tree, s: Tree, *, gather: bool, keep_output
     """
     trace = trace_step(cell, u, s)
     classes = classify(trace)
-    check_rowwise(trace, classes)
-    translator, states, outputs = translate(trace, classes, gather)
+    translator, states, outputs = _translated(trace, classes, gather)
     crossing = crossings(trace, classes)
     if not keep_outputs:
         outputs, crossing = [], []
@@ -91,6 +90,25 @@ def compile_step(cell: nn.Module, u: Tree, s: Tree, *, gather: bool, keep_output
     lowering = Lowering(loop, outer, externals, shapes)
     split = _split(trace, classes, leaves, crossing, keep_outputs)
     return CompiledStep(trace, classes, leaves, split, loop, outer, externals, shapes, lowering)
+
+
+def _translated(trace: Trace, classes: Classes, gather: bool) -> tuple[Translator, list[int], list[int]]:
+    """Check and translate; the reasons of both against a step are raised together."""
+    reasons: list[str] = []
+    try:
+        check_rowwise(trace, classes)
+    except Unsupported as mixed:
+        reasons = mixed.reasons
+    try:
+        found = translate(trace, classes, gather)
+    except Unsupported as unknown:
+        raise Unsupported([*reasons, *unknown.reasons]) from None
+    except Exception:  # translation relies on the check; without its reasons this is a fault of ours
+        if not reasons:
+            raise
+    if reasons:
+        raise Unsupported(reasons)
+    return found
 
 
 def _hoisted(
