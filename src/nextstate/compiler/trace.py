@@ -102,7 +102,7 @@ def _trace(
     def fake(x: Tensor) -> Tensor:
         return torch.empty((batch, *x.shape[1:]), dtype=x.dtype, device=x.device)
 
-    with mode, torch.no_grad():
+    with mode, torch.no_grad(), torch.autocast("cpu", enabled=False):
         arguments = (
             [torch.empty(p.shape, dtype=p.dtype, device=p.device) for p in named.values()],
             [fake(x) for x in leaves(u)],

@@ -39,7 +39,7 @@ class Bound:
     packed: tuple[tuple[Any, ...], Any] | None = None
 
     @staticmethod
-    def of(program: Program, slots: list[Key], tables: list[int]) -> Bound:
+    def of(program: Program, slots: list[Key], tables: list[int], precision: str) -> Bound:
         """`slots`: the inputs in order; `tables[k]`: which ids choose the rows of table k."""
         spec = program.spec()
         copied = _copied(program, spec)
@@ -55,7 +55,9 @@ class Bound:
                 inputs.append((index, slots.index(key), index in copied))
             if key[0] == "table":
                 gathers.append((index, slots.index(("ids", tables[key[1]]))))
-        return Bound(program, _engine.Program(spec), inputs, states, gathers, saved, _work(spec))
+        return Bound(
+            program, _engine.Program(spec, precision=precision), inputs, states, gathers, saved, _work(spec)
+        )
 
     def copies(self, index: int) -> bool:
         """Whether a buffer that is no input needs room for the pads that panels read."""

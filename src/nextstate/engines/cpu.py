@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
-from nextstate import loops
+from nextstate import _engine, loops
 from nextstate.cell import Cell
 from nextstate.checks import InputError
 from nextstate.compiler.classify import Depends
@@ -32,6 +32,7 @@ from nextstate.lengths import last_valid, valid_steps, zero_padding
 from nextstate.states import Tree, leaves, rebuild, select, zeros_like
 
 Compiled = Registered | Unsupported
+HAS_BF16 = bool(_engine.info()["bf16"])
 
 
 class _Record:
@@ -97,7 +98,8 @@ class CpuEngine:
 
     def _make_quick(self, record: _Record, cell: Cell, us: Tensor, s0: Tree) -> Quick | None:
         for key, compiled in record.compiled.items():
-            if isinstance(compiled, Registered) and key == (_kinds(us), _kinds(s0), False, False, True):
+            plain = (_kinds(us), _kinds(s0), False, False, True, "fp32")
+            if isinstance(compiled, Registered) and key == plain:
                 return Quick.make(compiled.kernel, cell, us, s0)
         return None
 
@@ -153,14 +155,15 @@ class CpuEngine:
 
     def compile(self, request: Request, *, gather: bool, keep_outputs: bool) -> Compiled:
         masked = isinstance(request.cell, Masked)
-        key = (_kinds(request.us), _kinds(request.s0), masked, gather, keep_outputs)
+        precision = autocast_precision()
+        key = (_kinds(request.us), _kinds(request.s0), masked, gather, keep_outputs, precision)
         known = self._record_of(request).compiled
         if key not in known:
             try:
                 with _disable_current_modes():
                     u, s = _example(request.us, 2), _example(request.s0, 1)
                     step = compile_step(request.cell, u, s, gather=gather, keep_outputs=keep_outputs)
-                known[key] = Registered(Kernel(step))
+                known[key] = Registered(Kernel(step, precision))
             except Unsupported as refused:
                 known[key] = refused
         return known[key]
@@ -207,8 +210,15 @@ def _transformed() -> bool:
         or forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
+        or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
     )
+
+
+def autocast_precision() -> str:
+    """Products in bfloat16 under `torch.autocast("cpu")` where the processor has them; state in float32."""
+    wanted = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
+    return "bf16" if wanted and HAS_BF16 else "fp32"
 
 
 def last_from_state(step: CompiledStep) -> list[int] | None:
@@ -279,6 +289,8 @@ class _Run:
         """Outputs and last states of the loop itself."""
         layout = self.layout
         tensors = [self._slot(kind, place) for kind, place in self.kernel.slots]
+        if self.kernel.precision != "fp32":  # what torch made under autocast
+            tensors = [x.float() if x.is_floating_point() else x for x in tensors]
         wanted = 0
         if torch.is_grad_enabled():
             wanted = sum(1 << bit for bit, x in enumerate(tensors) if x.requires_grad)

@@ -31,6 +31,7 @@ class Kernel:
     """Runs a compiled step. Its inputs are one flat list of tensors, in the order of `slots`."""
 
     step: CompiledStep
+    precision: str = "fp32"
     slots: list[Key] = field(default_factory=list)
     variants: dict[int, Variant] = field(default_factory=dict)
     weight_slot: int = 0
@@ -69,7 +70,7 @@ class Kernel:
         return Variant(forward, self._bound(self.step.backward(resolved, wanted)), resolved)
 
     def _bound(self, program: Program) -> Bound:
-        return Bound.of(program, self.slots, [ids for _, ids in self.step.outer.tables])
+        return Bound.of(program, self.slots, [ids for _, ids in self.step.outer.tables], self.precision)
 
     def _wanted(self, slots: set[Key]) -> Wanted:
         step = self.step
