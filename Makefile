@@ -3,7 +3,7 @@
 # make check   ruff and mypy only          make bench   the benchmarks          make clean   remove what was built
 #
 # The set-up is done once; a stamp file per stage makes the second call immediate.
-# TORCH may name another build: make run TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# TORCH may name another build, with pip's options behind it.
 
 PYTHON ?= python3.11
 TORCH  ?= torch==2.13.0

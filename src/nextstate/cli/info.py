@@ -23,9 +23,21 @@ def info(json_output: Annotated[bool, typer.Option("--json", help="One JSON obje
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.is_available(),
         "engines": list(ENGINES),
+        "kernels": kernels(),
     }
     if json_output:
         print(json.dumps(facts))
         return
     for name, value in facts.items():
         print(f"{name:10} {', '.join(value) if isinstance(value, list) else value}")
+
+
+def kernels() -> str:
+    """The instruction set that the compiled engine chose on this machine, or that it is missing."""
+    try:
+        from nextstate import _engine
+    except ImportError:
+        return "not installed: every cell runs on the reference engine"
+    found = _engine.info()
+    products = "float32, bfloat16 under autocast" if found["bf16"] else "float32"
+    return f"{found['isa']} of {', '.join(found['available'])}; products in {products}"
