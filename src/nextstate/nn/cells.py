@@ -1,0 +1,114 @@
+"""RNNCell, LSTMCell and GRUCell of `torch.nn`, to the letter, on this library's engines."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nextstate.cell import Cell
+from nextstate.cells import LSTMState
+from nextstate.nn.layers import ours, transformed
+from nextstate.nn.views import cell_of
+from nextstate.run import scan
+
+
+class RNNCell(nn.RNNCell):
+    """`torch.nn.RNNCell` with its kernels replaced: one step of an Elman network.
+
+    RNNCell : (input, h) -> h'
+
+    Arguments, shapes, state_dict, initial values and errors are those of `torch.nn.RNNCell`, of which this is
+    a subclass. See `GRUCell` for what runs where.
+
+    >>> RNNCell(3, 5)(torch.ones(2, 3)).shape
+    torch.Size([2, 5])
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if torch.compiler.is_compiling() or not fits(self, input, None if hx is None else (hx,)):
+            return super().forward(input, hx)
+        return _step(self, input, None if hx is None else (hx,))[0]
+
+    def cell(self) -> Cell:
+        """The `nextstate.Elman` with the parameters of this one."""
+        return cell_of(self)
+
+
+class GRUCell(nn.GRUCell):
+    """`torch.nn.GRUCell` with its kernels replaced: one step of a GRU.
+
+    GRUCell : (input, h) -> h'
+
+    Arguments, shapes, state_dict, initial values and errors are those of `torch.nn.GRUCell`, of which this is
+    a subclass. float32 on a CPU without gradients runs on the compiled engine, torch.func transforms on the
+    reference engine, everything else in torch's own code. For a loop over time use `nextstate.scan` with
+    `cell()`, for a stream `nextstate.Session`: a loop of single steps cannot be fast.
+
+    >>> GRUCell(3, 5)(torch.ones(2, 3)).shape
+    torch.Size([2, 5])
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if torch.compiler.is_compiling() or not fits(self, input, None if hx is None else (hx,)):
+            return super().forward(input, hx)
+        return _step(self, input, None if hx is None else (hx,))[0]
+
+    def cell(self) -> Cell:
+        """The `nextstate.GRU` with the parameters of this one."""
+        return cell_of(self)
+
+
+class LSTMCell(nn.LSTMCell):
+    """`torch.nn.LSTMCell` with its kernels replaced: one step of an LSTM.
+
+    LSTMCell : (input, (h, c)) -> (h', c')
+
+    Arguments, shapes, state_dict, initial values and errors are those of `torch.nn.LSTMCell`, of which this is
+    a subclass. See `GRUCell` for what runs where.
+
+    >>> h, c = LSTMCell(3, 5)(torch.ones(2, 3))
+    >>> h.shape, c.shape
+    (torch.Size([2, 5]), torch.Size([2, 5]))
+    """
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        if torch.compiler.is_compiling() or not fits(self, input, hx):
+            return super().forward(input, hx)
+        h, c = _step(self, input, hx)
+        return h, c
+
+    def cell(self) -> Cell:
+        """The `nextstate.LSTM` with the parameters of this one."""
+        return cell_of(self)
+
+
+def fits(cell: nn.RNNCellBase, input: Tensor, hx: tuple[Tensor, ...] | None) -> bool:
+    """Whether a step is well formed and ours to run; torch's own code does the rest, refusals included.
+
+    A single step with a gradient stays with torch: a graph node for every step costs more than its kernels.
+    """
+    if torch.is_grad_enabled() and not transformed():
+        return False
+    if not isinstance(input, Tensor) or input.dim() not in (1, 2) or not input.numel():
+        return False
+    weights = [x for x in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) if x is not None]
+    if input.shape[-1] != cell.input_size or not ours(input, *weights, *(hx or ())):
+        return False
+    if input.dtype != weights[0].dtype:
+        return False
+    count = 2 if isinstance(cell, nn.LSTMCell) else 1
+    shape = (*input.shape[:-1], cell.hidden_size)
+    return hx is None or (len(hx) == count and all(tuple(h.shape) == shape for h in hx))
+
+
+@torch.compiler.disable
+def _step(cell: nn.RNNCellBase, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+    batched = input.dim() == 2
+    us = input.unsqueeze(0) if batched else input[None, None]
+    start = None
+    if hx is not None:
+        rows = [h if batched else h.unsqueeze(0) for h in hx]
+        start = LSTMState(*rows) if len(rows) == 2 else rows[0]
+    _, end = scan(cell_of(cell), us, start)
+    ends = end if isinstance(end, tuple) else (end,)
+    return tuple(ends) if batched else tuple(x.squeeze(0) for x in ends)

@@ -1,0 +1,75 @@
+"""The cells inside a torch layer: our step, the layer's own parameters, nothing copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from nextstate.cell import Cell
+from nextstate.cells import GRU, LSTM, Elman, ProjectedLSTM
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
+BIASES = ("bias_ih", "bias_hh")
+
+_known: WeakKeyDictionary[nn.Module, tuple[Cell, ...]] = WeakKeyDictionary()
+
+
+def cells_of(layer: nn.RNNBase) -> tuple[Cell, ...]:
+    """One cell a layer and direction, in torch's order: l0, l0_reverse, l1, ...
+
+    A cell holds the very tensors that the layer holds at the moment of the call, whoever put them there:
+    an optimiser, `functional_call`, a parametrisation.
+    """
+    cells = _known.get(layer)
+    if cells is None:
+        widths = [getattr(layer, names[0]).shape[1] for names in layer._all_weights]
+        cells = _known[layer] = tuple(_view(layer, width) for width in widths)
+    for cell, names in zip(cells, layer._all_weights, strict=True):
+        for name in names:
+            _hold(cell, name.split("_l")[0], layer, name)
+    return cells
+
+
+def cell_of(layer: nn.RNNCellBase) -> Cell:
+    """The cell of a torch cell, with its very parameters."""
+    cells = _known.get(layer)
+    if cells is None:
+        cells = _known[layer] = (_view(layer, layer.input_size),)
+    for name in ("weight_ih", "weight_hh", *(BIASES if layer.bias else ())):
+        _hold(cells[0], name, layer, name)
+    return cells[0]
+
+
+def _view(layer: Any, input_size: int) -> Cell:
+    """A cell without parameters of its own; where the layer has no biases, they stay None."""
+    sizes: dict[str, Any] = {"input_size": input_size, "hidden_size": layer.hidden_size}
+    if isinstance(layer, nn.GRU | nn.GRUCell):
+        return _bare(GRU, sizes)
+    if isinstance(layer, nn.LSTM) and layer.proj_size:
+        return _bare(ProjectedLSTM, sizes | {"projection_size": layer.proj_size}, "weight_hr")
+    if isinstance(layer, nn.LSTM | nn.LSTMCell):
+        return _bare(LSTM, sizes)
+    return _bare(Elman, sizes | {"activation": ACTIVATIONS[layer.nonlinearity]})
+
+
+def _bare(kind: type[Cell], attributes: dict[str, Any], *more: str) -> Cell:
+    """A cell as its constructor leaves it, but for the parameters, which it neither makes nor draws."""
+    cell = kind.__new__(kind)
+    nn.Module.__init__(cell)
+    for name, value in attributes.items():
+        setattr(cell, name, value)
+    for name in ("weight_ih", "weight_hh", *BIASES, *more):
+        cell.register_parameter(name, None)
+    return cell
+
+
+def _hold(cell: Cell, name: str, layer: nn.Module, source: str) -> None:
+    held = layer._parameters.get(source)
+    if held is None:  # a parametrisation, a hook or a replica keeps it as an attribute
+        held = getattr(layer, source)
+    if cell._parameters[name] is not held:
+        cell._parameters[name] = held
