@@ -145,6 +145,7 @@ class _Backward:
         self.p = shared.program(reverse=True)
         self.stores: list[Store] = []
         self.kept: dict[int, Operand] = {}
+        self.sums: dict[tuple[Operand, int], tuple[int, int]] = {}
         self.regions: dict[tuple[str, int], list[tuple[int, int, int, int, int]]] = {}
         forward_scalars = scalars(shared.loop.build)
         self.scalar_saved = {k for k, node in enumerate(self.saved) if forward_scalars[node]}
@@ -279,6 +280,11 @@ class _Backward:
         place, column = self.shared.externals.vec_at[k]
         size = self.shared.shapes.vecs[place]
         out = self._grad(("dvec", place), size, 1, (column, 0, width, 1))
+        # Two biases of one sum have the same gradient: it is summed once.
+        source = self.sums.setdefault((g, width), (out, column))
+        if source != (out, column):
+            self.p.copies.append((out, column, *source, width))
+            return
         self.p.tn.append({"out": out, "row0": column, "col0": 0, "g": g, "a": None, "n": width})
 
     def _weight_gradient(self, attr: tuple[object, ...], x: Operand, g: Operand) -> None:

@@ -83,6 +83,8 @@ class Program:
     post: list[Block] = field(default_factory=list)
     tn: list[dict[str, Any]] = field(default_factory=list)
     scatter: list[dict[str, Any]] = field(default_factory=list)
+    copies: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    """After a run: (buffer, start) takes the numbers of (buffer, start), so many of them."""
     reverse: bool = False
     found: dict[Key, int] = field(default_factory=dict)
     covered: set[Key] = field(default_factory=set)

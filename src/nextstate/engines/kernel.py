@@ -176,6 +176,9 @@ class Kernel:
         packed = bound.pack(tensors[self.weight_slot : self.state_slot], cache=False)
         bound.run(packed, pointers, tensors, starts, layout, False, int(row_block))
         del held
+        by_index = {program.found[key]: value for key, value in made.items()} if program.copies else {}
+        for target, at, source, start, width in program.copies:
+            by_index[target].view(-1)[at : at + width] = by_index[source].view(-1)[start : start + width]
         return [
             self._collected(slot, made, tensors[bit], layout) if mask >> bit & 1 else None
             for bit, slot in enumerate(self.slots)
