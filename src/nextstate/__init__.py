@@ -1,5 +1,8 @@
 """NextState: write one recurrent step, get every recurrent network."""
 
+from importlib import import_module
+from types import ModuleType
+
 from nextstate.cell import Cell, FunctionCell
 from nextstate.cells import (
     GRU,
@@ -67,3 +70,10 @@ __all__ = [
     "scan",
     "unfold",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Rooms that are loaded when they are first asked for, so that the rest starts at once."""
+    if name == "machines":
+        return import_module(f"nextstate.{name}")
+    raise AttributeError(f"module 'nextstate' has no attribute {name!r}")
