@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
+from steps import HIDDEN, INPUT, STEPS, Step
 from torch import Tensor
 
 import nextstate as ns
 from agreement import Outcome, assert_agree, outcome
 from nextstate.compiler import differentiate, operations
-from steps import HIDDEN, INPUT, STEPS, Step
 
 LENGTHS = {"full": None, "ragged": torch.tensor([3, 0, 6, 2, 6])}
 
