@@ -1,4 +1,9 @@
 #include <cstdlib>
+#if defined(NEXTSTATE_X86)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #include <stdexcept>
 
 #include "engine.h"
@@ -35,6 +40,21 @@ const Kernels& named(const std::string& isa) {
 
 }  // namespace
 
+#if defined(NEXTSTATE_X86) && defined(__linux__)
+// The matrix unit: the processor must have it and the system must let this process use its registers.
+bool has_amx() {
+  static const bool yes = [] {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return false;
+    constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  }();
+  return yes;
+}
+#else
+bool has_amx() { return false; }
+#endif
+
 bool has_bf16() {
 #ifdef NEXTSTATE_X86
   return all().front() == kernels_avx512() && __builtin_cpu_supports("avx512bf16");
@@ -46,7 +66,10 @@ bool has_bf16() {
 const Kernels& kernels(const std::string& isa, const std::string& precision) {
   if (precision == "bf16") {
 #ifdef NEXTSTATE_X86
-    if (has_bf16() && &kernels(isa) == kernels_avx512()) return *kernels_avx512bf16();
+    if (has_bf16() && &kernels(isa) == kernels_avx512()) {
+      const char* off = std::getenv("NEXTSTATE_AMX");  // 0: do without the matrix unit
+      return has_amx() && !(off && *off == '0') ? *kernels_amx() : *kernels_avx512bf16();
+    }
 #endif
     throw std::invalid_argument("precision 'bf16' needs AVX-512 with BF16 instructions");
   }

@@ -293,13 +293,19 @@ class Compiler {
     plan_.max_views = std::max(plan_.max_views, planes + nconsts + out.nrefs);
     plan_.max_reds = std::max(plan_.max_reds, out.nred);
     int depth = 0;
-    for (const auto& g : gemms) depth += g.k;
+    for (const auto& g : gemms) depth += gemm_depth(g);
     plan_.max_depth = std::max(plan_.max_depth, depth);
     for (auto& g : gemms) {
       const_cast<Gemm&>(out.gemm[&g - gemms.data()]).offset = packed_;
-      packed_ += static_cast<size_t>(g.k) * g.gates * out.panels * lanes_;
+      packed_ += static_cast<size_t>(gemm_depth(g)) * g.gates * out.panels * lanes_;
     }
     return out;
+  }
+
+  int gemm_depth(const Gemm& g) const {
+    int64_t n = 0;
+    for (int s = 0; s < g.nseg; s++) n += program_.kernels_.depth(g.seg[s].k);
+    return static_cast<int>(n);
   }
 
   Gemm gemm(Builder& b, const GemmSpec& g) {

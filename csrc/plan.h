@@ -135,6 +135,7 @@ struct Kernels {
   int plane_vectors;  // vectors of one plane
   int gpack_floats;
   int bf16_rows;  // rows of a flat block rounded at a time; 0: products are float32
+  int64_t (*depth)(int64_t k);  // floats that k numbers of an operand take
   int (*panels_per_group)(int min_gates);
   void (*pack)(const Plan*, const float* const* weights, float* out);
   void (*flat)(const Run*, Worker*, const Block*, int nblocks, const Chunk*, int64_t r0, int64_t r1);
@@ -148,6 +149,7 @@ const Kernels* kernels_portable();
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx512bf16();
+const Kernels* kernels_amx();
 
 enum Op : int {
 #define OP(id, name, n, e) op_##id,

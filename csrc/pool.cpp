@@ -19,15 +19,12 @@ struct Pool {
   std::mutex mutex;
   std::vector<void*> free[kClasses];
   size_t cached = 0;
-  bool poison = false;
 };
 
 // Never destroyed: torch may free tensors after static destructors have run.
 Pool& pool() {
   static Pool* p = [] {
     auto* q = new Pool;
-    const char* e = std::getenv("NEXTSTATE_POISON");
-    q->poison = e && *e && std::strcmp(e, "0") != 0;
     // A fork while another thread holds the lock must not leave it locked in the child.
     pthread_atfork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); }, [] { pool().mutex.unlock(); });
     return q;
@@ -50,6 +47,11 @@ size_t class_of(size_t bytes, int& index) {
     index += 4;
   }
   return size;
+}
+
+bool poisoned() {
+  const char* e = std::getenv("NEXTSTATE_POISON");
+  return e && *e && *e != '0';
 }
 
 void release(void* p) { std::free(p); }
@@ -78,7 +80,7 @@ void* pool_take(size_t bytes) {
     if (size >= kHuge) madvise(block, size, MADV_HUGEPAGE);
 #endif
   }
-  if (p.poison) std::memset(block, 0xff, size);  // a NaN in every float
+  if (poisoned()) std::memset(block, 0xff, size);  // a NaN in every float
   return block;
 }
 

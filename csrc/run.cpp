@@ -141,7 +141,7 @@ struct Job {
     if (plan.max_reds) run.reduction = ws.reduction.grow(local_rows * plan.max_reds * kernels.lanes);
 
     const int n = run.threads;
-    const size_t tallest = std::max(run.row_block, kFlatRows);
+    const size_t tallest = (std::max(run.row_block, kFlatRows) + 15) / 16 * 16;
     const size_t plane = std::max<size_t>(kernels.plane_vectors, kMaxGroup * tallest) * kernels.lanes;
     const size_t planes = plane * std::max(plan.max_planes, 1);
     float* p = ws.planes.grow(planes * n);
@@ -149,7 +149,7 @@ struct Job {
     size_t rounded = 0;  // floats: two numbers each, and a vector to run over
     if (kernels.bf16_rows) {
       const int64_t rows = std::max<int64_t>(args.B, flat ? kernels.bf16_rows : 0);
-      rounded = (static_cast<size_t>(rows) * plan.max_depth + 64 + 15) / 16 * 16;
+      rounded = (static_cast<size_t>(rows + 16) * plan.max_depth + 64 + 15) / 16 * 16;
     }
     float* a = rounded ? ws.apack.grow(rounded * n) : nullptr;
     const size_t view_bytes = (sizeof(void*) * 3 * std::max(plan.max_views, 1) + 63) / 64 * 64 + 64;

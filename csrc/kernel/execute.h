@@ -117,6 +117,9 @@ static void run_block(const Run* r, Worker* w, const Block* block, const Positio
     const Buffer* b = r->plan->buffer + ref->buf;
     ids[i] = b->kind == Kind::gather ? r->ids[b->slot] + position.row : nullptr;
   }
+#ifdef AMX
+  max_rows = (max_rows + 15) / 16 * 16;  // the matrix unit writes whole tiles
+#endif
   for (int i = 0; i < block->nplanes; i++) v[i] = {w->planes + i * w->plane_floats, VL, (int64_t)max_rows * VL};
   for (int i = 0; i < block->nconsts; i++) v[block->nplanes + i] = {(float*)block->consts + i * 16, 0, 0};
 
@@ -139,6 +142,9 @@ static void run_block(const Run* r, Worker* w, const Block* block, const Positio
 
 static void run_flat(const Run* r, Worker* w, const Block* blocks, int nblocks, const Chunk* c, int64_t r0, int64_t r1) {
   if (r1 <= r0) return;
+#ifdef AMX
+  amx_begin();
+#endif
   const Position at = chunk_position(r, c);
   Rows tiles[FLAT_TILES];
   while (r0 < r1) {  // pieces of a bounded number of tiles
@@ -152,10 +158,16 @@ static void run_flat(const Run* r, Worker* w, const Block* blocks, int nblocks, 
     for (int b = 0; b < nblocks; b++) run_block(r, w, blocks + b, at, tiles, count, false);
     r0 += n;
   }
+#ifdef AMX
+  amx_end();
+#endif
 }
 
 static void run_steps(const Run* r, Worker* w, const Chunk* c) {
   const Plan* plan = r->plan;
+#ifdef AMX
+  amx_begin();
+#endif
   int64_t rows = -1;
   int count = 0;
   for (int64_t i = 0; i < c->t1 - c->t0; i++) {
@@ -172,4 +184,7 @@ static void run_steps(const Run* r, Worker* w, const Chunk* c) {
     const Position at = step_position(r, c, t);
     for (int b = 0; b < plan->nstep; b++) run_block(r, w, plan->step + b, at, w->active, count, r->split);
   }
+#ifdef AMX
+  amx_end();
+#endif
 }

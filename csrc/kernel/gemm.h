@@ -68,6 +68,10 @@ static __attribute__((noinline)) void tile(const ARows* seg, int nseg, int64_t r
     for (int v = 0; v < NV; v++) store(out[v] + (row + i) * VL, acc[i][v]);
 }
 
+#ifdef AMX
+#include "amx.h"
+#endif
+
 // One row against S passes of NV columns at once, so that enough independent chains are in flight.
 template <int NV, int S>
 static __attribute__((noinline)) void line(const ARows* seg, int nseg, const float* b, int64_t stride, float* const* out) {
@@ -96,6 +100,10 @@ constexpr int tile_rows(int nv) { return nv == NV_MAX ? MR_MAX_WIDE : MR_MAX; }
 
 template <int NV>
 static void rows_pass(const ARows* seg, int nseg, int nr, const float* b, float* const* out, Fetch* fetch) {
+#ifdef AMX
+  const int parts = (nr + 15) / 16;
+  for (int i = 0; i < parts; i++) amx_tile<NV>(seg, nseg, nr * i / parts, b, out, fetch);
+#else
   constexpr int MR = tile_rows(NV);
   const int parts = (nr + MR - 1) / MR;
   for (int i = 0; i < parts; i++) {  // balanced: never 8 + 8 + 1
@@ -111,6 +119,7 @@ static void rows_pass(const ARows* seg, int nseg, int nr, const float* b, float*
       case 8: tile<(MR < 8 ? MR : 8), NV>(seg, nseg, r0, b, out, fetch); break;
     }
   }
+#endif
 }
 
 template <int NV>
@@ -151,7 +160,12 @@ static void gemm_groups(const Block* block, const Gemm* g, int g0, int g1, const
         const int c = c0 + v, panel = p0 + c / g->gates;
         dst[v] = planes + g->dst[c % g->gates] * plane_floats + panel * panel_stride;
       }
-      if (nr > 1) {
+#ifdef AMX
+      const bool many = true;  // the matrix unit rounds in its own way: one row must be as many
+#else
+      const bool many = nr > 1;
+#endif
+      if (many) {
         switch (nv) {
           case 1: rows_pass<1>(seg, g->nseg, nr, b, dst, fetch); break;
           case 2: rows_pass<2>(seg, g->nseg, nr, b, dst, fetch); break;

@@ -2,7 +2,11 @@
 // the place of a float, so that the same tiles serve both; `depth` counts pairs.
 #ifdef BF16
 INLINE vf mac(vf acc, vf x, vf w) { return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)x, (__m512bh)w); }
+#ifdef AMX
+INLINE int64_t depth(int64_t k) { return (k + 31) / 32 * 16; }  // whole matrix tiles
+#else
 INLINE int64_t depth(int64_t k) { return (k + 1) / 2; }
+#endif
 
 // n <= 32 floats in a row become pairs; zero past n.
 INLINE vf pairs_of_row(const float* p, int n) {

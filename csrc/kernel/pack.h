@@ -21,6 +21,7 @@ static void pack_column(const float* w, int ld, const WeightRef* ref, int unit, 
     }
     store(out, pairs_of_lanes(lo, hi));
   }
+  for (int64_t j = (k + 1) / 2; j < depth(k); j++, out += step) store(out, vf{});
 }
 #else
 // Lanes [0, n) of one column: out[k * step + lane] = B[k, unit + lane].

@@ -52,16 +52,21 @@ static void copy_panels(const Run* r, const Ref* ref, const Chunk* c, int64_t r0
       for (int v = 0; v < VECTORS && p * WIDTH + v * VL < room; v++)
         store(out + p * stride + v * VL, part(p * WIDTH + v * VL, room - p * WIDTH - v * VL));
   }
+#ifdef AMX
+  for (int64_t i = depth(n) - (n + 1) / 2; i > 0; i--, out += WIDTH)
+    for (int p = 0; p < panels; p++)
+      for (int v = 0; v < VECTORS; v++) store(out + p * stride + v * VL, vf{});
+#endif
 }
 
 INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int panels_of(int n, int width) { return (n + width - 1) / width; }
 
-static size_t share_floats(int k, int64_t rows) { return (size_t)panels_of(k, TN_COLS) * TN_COLS * (size_t)rows; }
+static size_t share_floats(int k, int64_t rows) { return (size_t)panels_of(k, TN_COLS) * TN_COLS * (size_t)(depth(rows) + 16); }
 
 // Layout of a share: [row block][panel][row][TN_COLS].
 INLINE float* share_panel(float* share, int k, int64_t r0, int64_t n, int panel) {
-  return share + (size_t)panels_of(k, TN_COLS) * TN_COLS * r0 + (size_t)panel * TN_COLS * n;
+  return share + (size_t)panels_of(k, TN_COLS) * TN_COLS * depth(r0) + (size_t)panel * TN_COLS * depth(n);
 }
 
 static void tn_pack(const Run* r, Worker*, const Chunk* c) {
@@ -90,6 +95,11 @@ INLINE void add_row(const float* x, float* out, int n, bool first) {
 template <int NV>
 static __attribute__((noinline)) void tn_tile(const float* g, const float* a, int64_t rows, float* out, int64_t ld, int m,
                                               int n, bool first) {
+#ifdef AMX
+  float tile[TN_MR * TN_COLS];
+  amx_tn(g + TN_MR * TN_ROWS / 2, TN_ROWS / 2, a, depth(rows), tile);
+  for (int i = 0; i < m; i++) add_row(tile + i * TN_COLS, out + i * ld, n, first);
+#else
   vf acc[TN_MR][NV];
 #pragma GCC unroll 16
   for (int i = 0; i < TN_MR; i++)
@@ -121,6 +131,7 @@ static __attribute__((noinline)) void tn_tile(const float* g, const float* a, in
 #pragma GCC unroll 16
     for (int v = 0; v < NV; v++) store(tile + (i * NV + v) * VL, acc[i][v]);
   for (int i = 0; i < m; i++) add_row(tile + i * NV * VL, out + i * ld, n, first);
+#endif
 }
 
 // One unit of work: TN_GROUP tiles of rows of `out`, all of its columns.
@@ -132,6 +143,13 @@ static void tn_unit(const Run* r, Worker* w, const Chunk* c, const Tn* e, int un
     const int64_t n = min64(TN_ROWS, c->rows - r0);
     const bool first = c->first && r0 == 0;
     copy_panels<TN_MR>(r, &e->g, c, r0, n, i0, count, w->gpack, TN_PANEL);
+#ifdef AMX
+    for (int m = 0; m < count; m++)
+      for (int64_t i = 0; i < depth(n); i += 16) {
+        float* g = w->gpack + m * TN_PANEL;
+        amx_transpose(g + i * TN_MR, g + TN_MR * TN_ROWS / 2 + i, TN_ROWS / 2);
+      }
+#endif
     for (int p = 0; p < panels_of(e->k, TN_COLS); p++) {
       const float* a = share_panel(r->share[e->share], e->k, r0, n, p);
       const int cols = e->k - p * TN_COLS < TN_COLS ? e->k - p * TN_COLS : TN_COLS;
@@ -183,6 +201,9 @@ static void scatter_rows(const Run* r, const Chunk* c, const Scatter* s, int c0,
 
 static void tn_run(const Run* r, Worker* w, const Chunk* c) {
   const Plan* plan = r->plan;
+#ifdef AMX
+  amx_begin();
+#endif
   for (;;) {
     int u = __atomic_fetch_add(r->counter + 1, 1, __ATOMIC_RELAXED), i = 0;
     for (; i < plan->ntn; i++) {
@@ -197,6 +218,9 @@ static void tn_run(const Run* r, Worker* w, const Chunk* c) {
     else
       tn_unit(r, w, c, plan->tn + i, u);
   }
+#ifdef AMX
+  amx_end();
+#endif
   for (int i = 0; i < plan->nscatter; i++) {
     const Scatter* s = plan->scatter + i;
     const int panels = panels_of(s->n, 16);
