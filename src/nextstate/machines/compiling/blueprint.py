@@ -93,12 +93,14 @@ class Unit:
     `top` is the largest value it takes, `group` a set of units of which at most one is not zero, `places`
     0 for a whole number, else b for a number whose digits of b bits are counted by the depth of a stack.
     `gain` is b where the row multiplies such a number by its base (it shifts one digit out), else 0.
+    `reach` is the largest pre-activation, which matters where clip is made of two ReLU.
     """
 
     top: Number = 1
     group: Name = None
     places: int = 0
     gain: int = 0
+    reach: Number = 1
 
 
 @dataclass(frozen=True)
@@ -139,13 +141,17 @@ class Blueprint:
     """The depth (of a stack) or count (of a counter) up to which it is exact; None: always."""
 
 
-def largest_sum(blueprint: Blueprint, form: Form) -> Fraction:
-    """A bound on the absolute value of every partial sum of a row, in any order of its terms."""
+def largest_sum(blueprint: Blueprint, form: Form, *, doubled: bool = False) -> Fraction:
+    """A bound on the absolute value of every partial sum of a row, in any order of its terms.
+
+    `doubled`: each unit is clip(z) = ReLU(z) - ReLU(z - 1), two terms that may both be large.
+    """
     best: dict[Any, Fraction] = {}
     alone = abs(Fraction(form.constant))
     for name, w in form.units.items():
         about = blueprint.units[name]
-        value = abs(Fraction(w)) * Fraction(about.top)
+        terms = 2 * about.reach - 1 if doubled and about.reach > 1 else about.top
+        value = abs(Fraction(w)) * Fraction(terms)
         if about.group is None:
             alone += value
         else:
@@ -154,7 +160,7 @@ def largest_sum(blueprint: Blueprint, form: Form) -> Fraction:
     return alone + heard + sum(best.values())
 
 
-def exact_depth(blueprint: Blueprint, significand: int, smallest: int) -> int:
+def exact_depth(blueprint: Blueprint, significand: int, smallest: int, *, doubled: bool) -> int:
     """The number of stack digits up to which every row is computed without any rounding.
 
     A floating-point number of p significant bits holds every multiple of 2^g of size at most 2^(p+g), so a
@@ -164,22 +170,29 @@ def exact_depth(blueprint: Blueprint, significand: int, smallest: int) -> int:
     Source: the error-free conditions of floating-point sums (Higham 2002, section 2.1).
     """
     depth = 0
-    while depth < 4096 and _exact_at(blueprint, depth + 1, significand, smallest):
+    while depth < 4096 and _exact_at(blueprint, depth + 1, significand, smallest, doubled):
         depth += 1
     return depth
 
 
-def _exact_at(blueprint: Blueprint, depth: int, significand: int, smallest: int) -> bool:
+def _exact_at(blueprint: Blueprint, depth: int, significand: int, smallest: int, doubled: bool) -> bool:
     for name, form in blueprint.rows.items():
-        places = max((blueprint.units[n].places for n in form.units), default=0)
-        places = max(places, blueprint.units[name].places)
-        grain = min([0, *(_twos(w) for w in [form.constant, *form.units.values(), *form.letters.values()])])
-        if places:
-            grain = min(grain, 1 - places * depth + blueprint.units[name].gain)
-        size = largest_sum(blueprint, form)
+        grain = min(0, _row_grain(blueprint, name, depth))
+        if doubled:  # the halves of a unit may be fractions where their difference is a whole number
+            halves = [n for n in form.units if blueprint.units[n].reach > 1]
+            grain = min([grain, *(_row_grain(blueprint, n, depth) + _twos(form.units[n]) for n in halves)])
+        size = largest_sum(blueprint, form, doubled=doubled)
         if grain < smallest or size > Fraction(2) ** (significand + grain):
             return False
     return True
+
+
+def _row_grain(blueprint: Blueprint, name: Name, depth: int) -> int:
+    """The exponent g of a power of two of which every term of a row is a multiple."""
+    form = blueprint.rows[name]
+    places = max((blueprint.units[n].places for n in (name, *form.units)), default=0)
+    grain = min([_twos(w) for w in (form.constant, *form.units.values(), *form.letters.values())])
+    return min(grain, 1 - places * depth + blueprint.units[name].gain) if places else grain
 
 
 def _twos(number: Number) -> int:

@@ -75,7 +75,7 @@ def compile(
     _check(machine, cell, activation, memory, dtype, gain, depth)
     if memory == "grow":
         return _growing(machine, dtype)  # type: ignore[arg-type]
-    blueprint = _blueprint(machine, memory, dtype, depth)
+    blueprint = _blueprint(machine, memory, dtype, depth, doubled=activation == "relu")
     carriers = CARRIES[blueprint.kind] if cell == "elman" else ("tanh",)
     if blueprint.kind != "threshold" and cell != "elman":
         refuse("compile", f"{cell!r} holds 0 or 1 in a unit, not a {'count' if not stacked else 'fraction'}")
@@ -173,7 +173,9 @@ def _compiled(
     return Compiled(machine, cell, report, weight, bias, blueprint, body)
 
 
-def _blueprint(machine: Machine, memory: str | None, dtype: torch.dtype, depth: int | None) -> Blueprint:
+def _blueprint(
+    machine: Machine, memory: str | None, dtype: torch.dtype, depth: int | None, *, doubled: bool
+) -> Blueprint:
     if isinstance(machine, DFA | Moore | Mealy):
         return finite_blueprint(machine)
     significand, smallest = _FORMATS[dtype]
@@ -185,23 +187,25 @@ def _blueprint(machine: Machine, memory: str | None, dtype: torch.dtype, depth: 
     if memory == "fraction":
         return stack_blueprint(program, CantorStore(program, None), None)
     if memory == "limbs":
-        return _limbed(program, depth or 64, significand, smallest)
+        return _limbed(program, depth or 64, significand, smallest, doubled)
     limit = _limit(depth, None, dtype)
     while True:  # the counters of the depth are part of the network that is proved exact
         blueprint = stack_blueprint(program, CantorStore(program, limit), limit)
-        proved = exact_depth(blueprint, significand, smallest)
+        proved = exact_depth(blueprint, significand, smallest, doubled=doubled)
         if proved >= limit:
             return blueprint
+        if proved == 0:
+            refuse("compile", f"{dtype} holds not one symbol of this stack exactly; take a wider dtype")
         limit = proved
 
 
-def _limbed(program: Program, depth: int, significand: int, smallest: int) -> Blueprint:
+def _limbed(program: Program, depth: int, significand: int, smallest: int, doubled: bool) -> Blueprint:
     """As many digits in a limb as are proved exact, and limbs for the depth."""
     for digits in range(significand, 0, -1):
         store = LimbStore(program, digits, -(-(depth - 1) // digits) + 1)
         if store.number.bits * digits <= significand:
             blueprint = stack_blueprint(program, store, store.limit)
-            if exact_depth(blueprint, significand, smallest) >= digits:
+            if exact_depth(blueprint, significand, smallest, doubled=doubled) >= digits:
                 break
     else:
         refuse("compile", f"depth={depth} cannot be counted exactly in this dtype; take a wider one")

@@ -91,8 +91,7 @@ class LimbStore:
                 base * below - 2 * a + 1 + base * (self._moved("pull", s) - 1)
             )
             for name in ("at least", "pulled at least"):
-                self.units[name, s, a] = Unit(gain=self.number.bits)
-        assert base * largest < base
+                self.units[name, s, a] = Unit(gain=self.number.bits, reach=base * largest - 1)
 
     def _part(self, name: Any, live: Form, act: Act, gate: Form) -> None:
         factor, offset = self.number.map(act)

@@ -90,7 +90,7 @@ class CantorStore:
             self.rows["stack", s], self.units["stack", s] = value, Unit(self.largest, None, self.bits)
             for a in range(1, self.program.symbols + 1):
                 self.rows["at least", s, a] = self.base * value - 2 * a + 1
-                self.units["at least", s, a] = Unit(gain=self.bits)
+                self.units["at least", s, a] = Unit(gain=self.bits, reach=self.base * self.largest - 1)
             if self.limit is not None:
                 self.count(s, self.rows, self.units, self.watch)
         if self.watch:
