@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 MODULE_ATTRIBUTES = frozenset(nn.Module().__dict__) - {"training"}
 
-PLAIN = (bool, int, float, str, type(None), type(lambda: 0), type, torch.dtype)
+PLAIN = (bool, int, float, str, type(None), type(lambda: 0), type(torch.tanh), type, torch.dtype)
 """Attributes of these types change only by assignment, which the identity of the value shows."""
 
 
