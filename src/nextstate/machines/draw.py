@@ -52,11 +52,12 @@ def draw(machine: Machine, path: str | Path, *, title: str | None = None) -> Non
         if state in getattr(machine, "accepting", ()):
             _ring(axes, x, y, radius * 0.82, 1.0)
         text = f"{state}/{machine.outputs[state]}" if isinstance(machine, Moore) else str(state)
-        axes.text(x, y, text, ha="center", va="center", fontsize=max(5, min(11, 60 * radius / len(text))))
+        axes.text(x, y, text, ha="center", va="center", fontsize=max(5, min(11, 130 * radius / len(text))))
         if state == machine.start:
-            out = math.hypot(x, y) or 1.0
-            tip = (x + radius * (x / out or -1), y + radius * y / out)
-            tail = (tip[0] + 0.3 * (x / out or -1), tip[1] + 0.3 * y / out)
+            # from outside, turned aside so that it does not run through an arrow from the state to itself
+            angle = math.atan2(y, x if (x, y) != (0, 0) else -1) + 0.7
+            dx, dy = math.cos(angle), math.sin(angle)
+            tip, tail = (x + radius * dx, y + radius * dy), (x + 2.2 * radius * dx, y + 2.2 * radius * dy)
             axes.annotate("", tip, tail, arrowprops={"arrowstyle": "-|>", "lw": 1.4})
     axes.set_xlim(-1.75, 1.75)
     axes.set_ylim(-1.75, 1.75)
@@ -113,7 +114,8 @@ def _arrow(axes: Any, start: Point, end: Point, text: str, radius: float, both: 
         return
     length = math.dist(start, end)
     ux, uy = (end[0] - start[0]) / length, (end[1] - start[1]) / length
-    bend = 0.22 if both else 0.0
+    inward = math.copysign(0.15, uy * (start[0] + end[0]) - ux * (start[1] + end[1]))
+    bend = 0.22 if both else inward  # single arrows pass inside of the states they would cross
     a = (start[0] + radius * ux, start[1] + radius * uy)
     b = (end[0] - radius * ux, end[1] - radius * uy)
     style = {
@@ -124,9 +126,11 @@ def _arrow(axes: Any, start: Point, end: Point, text: str, radius: float, both: 
         "shrinkB": 0,
     }
     axes.annotate("", b, a, arrowprops=style)
-    side = bend * length / 2 + 0.09
-    middle = ((a[0] + b[0]) / 2 - uy * side, (a[1] + b[1]) / 2 + ux * side)
-    axes.text(*middle, text, ha="center", va="center", fontsize=8, zorder=5)
+    # the label stands beside the curve, nearer to its source: middles meet in the centre of the picture
+    t, off = 0.38, 2 * 0.38 * 0.62 * bend * length + math.copysign(0.09, bend)
+    middle = (a[0] + t * (b[0] - a[0]) - uy * off, a[1] + t * (b[1] - a[1]) + ux * off)
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    axes.text(*middle, text, ha="center", va="center", fontsize=8, zorder=5, bbox=paper)
 
 
 def draw_lessons(lessons: Sequence[Any], path: str | Path) -> None:

@@ -30,7 +30,7 @@ class ExactnessLost(RuntimeError):
     """
 
     def __init__(self, step: int, why: str) -> None:
-        super().__init__(f"step {step}: {why}")
+        super().__init__(f"step {step}: {why}" if step else f"on the way to this state {why}")
         self.step = step
 
 
