@@ -82,6 +82,20 @@ def test_a_batch_holds_lists_and_their_order_within_their_length():
         TrainingLists(largest=0, longest=1, size=1)
 
 
+def test_a_share_of_the_lists_comes_in_order():
+    batch = TrainingLists(largest=32, longest=20, size=2000, full=0.2, ordered=0.5)(0)
+    kinds = {"rising": 0, "falling": 0}
+    for source, target, n in zip(*(part.tolist() for part in batch), strict=True):
+        assert sorted(source[:n]) == target[:n]
+        assert not any(source[n:])
+        if n > 5:
+            kinds["rising"] += source[:n] == target[:n]
+            kinds["falling"] += source[:n] == target[:n][::-1]
+    long = int((batch.lengths > 5).sum())
+    assert kinds["rising"] / long == pytest.approx(0.25, abs=0.04)
+    assert kinds["falling"] / long == pytest.approx(0.25, abs=0.04)
+
+
 def test_scores_by_hand():
     lists = torch.tensor([[3, 1, 2], [2, 2, 1], [1, 1, 1], [5, 4, 3]])
     answers = torch.tensor([[1, 2, 3], [1, 2, 1], [1, 1, 1], [3, 4, 6]])

@@ -81,8 +81,8 @@ def train_sort(
             show(record)
     sorter = run.sorter()
     sorter.network.eval()
-    lengths = sorted({chosen.shortest, (chosen.shortest + chosen.longest) // 2, chosen.longest})
-    entries = list(evaluate(sorter, largest=chosen.largest, lengths=lengths, lists=1000))
+    lengths = range(chosen.shortest, chosen.longest + 1)
+    entries = list(evaluate(sorter, largest=chosen.largest, lengths=lengths, lists=-(-4000 // len(lengths))))
     sorter.save(out / "model.safetensors")
     state = run.state
     card = model_card(

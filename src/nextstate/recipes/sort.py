@@ -37,10 +37,10 @@ PADDING = -100
 class Recipe:
     """Everything that decides how a sorter comes out, but for the seed.
 
-    Lists have `shortest` to `longest` numbers out of 1..largest; `full` of them are the longest and `plain`
-    of them uniform (see `TrainingLists`). `steps` batches of `batch` lists; AdamW without weight decay,
-    betas (0.9, 0.98), learning rate `rate` after a linear warm-up over the first tenth, then a cosine to 0;
-    gradient clipped at norm 1.
+    Lists have `shortest` to `longest` numbers out of 1..largest; `full` of them are the longest, `plain` of
+    them uniform, and a share `ordered` comes in order or in the opposite order (see `TrainingLists`). `steps`
+    batches of `batch` lists; AdamW without weight decay, betas (0.9, 0.98), learning rate `rate` after a
+    linear warm-up over the first tenth, then a cosine to 0; gradient clipped at norm 1.
     """
 
     largest: int
@@ -51,6 +51,7 @@ class Recipe:
     steps: int
     full: float
     plain: float
+    ordered: float = 0.0
     rate: float = 1e-2
 
     @property
@@ -63,7 +64,15 @@ RECIPES = {
         largest=32, shortest=32, longest=32, hidden=64, batch=64, steps=5000, full=1.0, plain=1.0
     ),
     "robust": Recipe(
-        largest=32, shortest=1, longest=40, hidden=128, batch=64, steps=45000, full=0.3, plain=0.15
+        largest=32,
+        shortest=1,
+        longest=40,
+        hidden=128,
+        batch=64,
+        steps=45000,
+        full=0.3,
+        plain=0.1,
+        ordered=0.25,
     ),
     "64": Recipe(largest=64, shortest=64, longest=64, hidden=128, batch=64, steps=12000, full=1.0, plain=1.0),
     "100": Recipe(
@@ -126,7 +135,14 @@ def prepare(
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0)
     lists = TrainingLists(
-        recipe.largest, recipe.longest, recipe.batch, recipe.shortest, recipe.full, recipe.plain, seed
+        recipe.largest,
+        recipe.longest,
+        recipe.batch,
+        shortest=recipe.shortest,
+        full=recipe.full,
+        plain=recipe.plain,
+        ordered=recipe.ordered,
+        seed=seed,
     )
     plan = Steps(recipe.steps) if seconds is None else Seconds(seconds)
     every = max(1, recipe.steps // 20) if seconds is None else 200

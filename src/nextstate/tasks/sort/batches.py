@@ -29,7 +29,8 @@ class TrainingLists:
 
     Each list has a length of its own: `longest` for a share `full` of them, else uniform in
     shortest..longest; and its numbers are uniform over 1..largest with probability `plain`, else drawn from
-    the law `mixed` (three in four) or `nearly_equal`.
+    the law `mixed` (five in six) or `nearly_equal`. A share `ordered` of the lists comes in order or, as
+    many, in the opposite order: a network may come to forget some of what stood first in a long list.
 
     >>> batch = TrainingLists(largest=9, longest=4, size=2)(0)
     >>> batch.source.shape, bool((batch.target.diff(dim=1) < 0).any() and batch.lengths.min() == 4)
@@ -42,13 +43,14 @@ class TrainingLists:
     shortest: int = 1
     full: float = 1.0
     plain: float = 1.0
+    ordered: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.largest, self.longest, self.size) < 1 or not (
-            0 <= self.full <= 1 and 0 <= self.plain <= 1
-        ):
-            refuse("TrainingLists", f"{self}: sizes must be at least 1 and shares within 0..1")
+        if min(self.largest, self.size, self.shortest) < 1 or self.longest < self.shortest:
+            refuse("TrainingLists", f"{self}: sizes must be at least 1 and longest not below shortest")
+        if not all(0 <= share <= 1 for share in (self.full, self.plain, self.ordered)):
+            refuse("TrainingLists", f"{self}: the shares full, plain and ordered must lie within 0..1")
 
     def __call__(self, number: int) -> SortBatch:
         random = np.random.default_rng([self.seed, number])
@@ -56,14 +58,15 @@ class TrainingLists:
         lengths[random.random(self.size) < self.full] = self.longest
         steps = int(lengths.max())
         lists = uniform(random, self.size, steps, self.largest)
-        kind = random.random(self.size)
-        for law, first, last in (
-            (mixed, self.plain, self.plain + 0.75 * (1 - self.plain)),
-            (nearly_equal, self.plain + 0.75 * (1 - self.plain), 1.0),
-        ):
+        kind, mostly = random.random(self.size), self.plain + 5 / 6 * (1 - self.plain)
+        for law, first, last in ((mixed, self.plain, mostly), (nearly_equal, mostly, 1.0)):
             rows = np.flatnonzero((first <= kind) & (kind < last))
             lists[rows] = law(random, rows.size, steps, self.largest)
         padding = np.arange(steps) >= lengths[:, None]
+        order = random.random(self.size)
+        for chosen, sign in (order < self.ordered / 2, 1), (order >= 1 - self.ordered / 2, -1):
+            padding_last = np.where(padding[chosen], self.largest + 1, sign * lists[chosen])
+            lists[chosen] = sign * np.sort(padding_last, 1)
         source = np.where(padding, 0, lists - 1)
         target = np.sort(np.where(padding, self.largest, lists - 1), 1)
         target[padding] = 0

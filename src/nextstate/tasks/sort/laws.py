@@ -102,8 +102,8 @@ def nearly_equal(random: np.random.Generator, count: int, length: int, largest: 
     return np.where(redrawn, uniform(random, count, length, largest), lists)
 
 
-CONCENTRATIONS = np.array([0.2, 1.0, np.inf, np.inf])
-"""Of the Dirichlet law of `mixed`: very unequal shares, any shares, equal shares half of the time."""
+CONCENTRATIONS = np.array([0.2, 1.0, np.inf, np.inf, np.inf])
+"""Of the Dirichlet law of `mixed`: very unequal shares, any shares, and mostly equal shares."""
 
 
 def mixed(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
@@ -111,7 +111,7 @@ def mixed(random: np.random.Generator, count: int, length: int, largest: int) ->
 
         m  in 1..largest, log-uniform          size of the alphabet
         alphabet                               m numbers anywhere, or the m nearest to a random centre
-        p ~ Dirichlet(a, ..., a)               a = 0.2, 1, or half of the time infinity (equal weights)
+        p ~ Dirichlet(a, ..., a)               a = 0.2, 1, or mostly infinity (equal weights)
         numbers drawn independently from p
 
     It contains lists with few distinct numbers, in equal and in very unequal shares, clumps, one number
