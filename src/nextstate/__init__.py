@@ -3,6 +3,8 @@
 from importlib import import_module
 from types import ModuleType
 
+from nextstate import nn
+from nextstate.accelerate import Acceleration, accelerate
 from nextstate.cell import Cell, FunctionCell
 from nextstate.cells import (
     GRU,
@@ -17,6 +19,7 @@ from nextstate.cells import (
     ProjectedLSTM,
     ResetBeforeGRU,
 )
+from nextstate.checkpointing import checkpointed, truncated
 from nextstate.checks import EngineError, FallbackWarning, InputError
 from nextstate.combine import (
     Dropped,
@@ -31,12 +34,15 @@ from nextstate.combine import (
 from nextstate.explain import Explanation, explain
 from nextstate.networks import Bidirectional, EncoderDecoder, LanguageModel, SequenceClassifier
 from nextstate.run import engine, fold, scan, unfold
+from nextstate.session import Session
+from nextstate.streams import Streams
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GRU",
     "LSTM",
+    "Acceleration",
     "Bidirectional",
     "Cell",
     "CoupledLSTM",
@@ -61,13 +67,19 @@ __all__ = [
     "ResetWhen",
     "Residual",
     "SequenceClassifier",
+    "Session",
     "Stacked",
+    "Streams",
     "WithState",
     "Zoneout",
+    "accelerate",
+    "checkpointed",
     "engine",
     "explain",
     "fold",
+    "nn",
     "scan",
+    "truncated",
     "unfold",
 ]
 

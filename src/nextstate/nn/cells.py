@@ -63,8 +63,8 @@ class LSTMCell(nn.LSTMCell):
 
     LSTMCell : (input, (h, c)) -> (h', c')
 
-    Arguments, shapes, state_dict, initial values and errors are those of `torch.nn.LSTMCell`, of which this is
-    a subclass. See `GRUCell` for what runs where.
+    Arguments, shapes, state_dict, initial values and errors are those of `torch.nn.LSTMCell`, of which this
+    is a subclass. See `GRUCell` for what runs where.
 
     >>> h, c = LSTMCell(3, 5)(torch.ones(2, 3))
     >>> h.shape, c.shape

@@ -93,7 +93,7 @@ class LSTM(nn.LSTM):
     (torch.Size([7, 2]), torch.Size([1, 2]), torch.Size([1, 5]))
     """
 
-    def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:  # type: ignore[override]
+    def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:
         return forward(self, input, hx)
 
     def cells(self) -> tuple[Cell, ...]:
@@ -110,8 +110,8 @@ def forward(layer: nn.RNNBase, input: Any, hx: Any) -> Any:
     starts = (hx,) if isinstance(hx, Tensor) else hx
     if fits(layer, input, starts):
         return _run(layer, input, starts)
-    kind = next(kind for kind in (nn.GRU, nn.LSTM, nn.RNN) if isinstance(layer, kind))
-    return kind.forward(layer, input, hx)  # type: ignore[attr-defined]
+    kind: Any = next(kind for kind in (nn.GRU, nn.LSTM, nn.RNN) if isinstance(layer, kind))
+    return kind.forward(layer, input, hx)
 
 
 _placed: Callable[..., Any] | None = None
