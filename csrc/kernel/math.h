@@ -68,8 +68,8 @@ INLINE vf v_log(vf x) {
   vi tiny = x < 1.17549435e-38f;
   vf y = sel(tiny, x * 8388608.0f, x);
   vi b = bits(y);
-  vi e = (b - 0x3f3504f3) >> 23;  // mantissa in [sqrt(1/2), sqrt(2))
-  vf f = from_bits(b - (e << 23)) - 1.0f;
+  vi e = (vi)((vu)b - 0x3f3504f3u) >> 23;  // mantissa in [sqrt(1/2), sqrt(2))
+  vf f = from_bits((vi)((vu)b - ((vu)e << 23))) - 1.0f;
   vf k = __builtin_convertvector(e, vf) - sel(tiny, vf{} + 23.0f, zero);
   vf p = f * 7.0376836292e-2f - 1.1514610310e-1f;
   p = p * f + 1.1676998740e-1f;

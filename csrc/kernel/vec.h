@@ -1,5 +1,6 @@
 // Vectors of VL floats by compiler extensions. Included inside a namespace of its own for each instruction set.
 typedef float vf __attribute__((vector_size(VL * 4)));
+typedef unsigned vu __attribute__((vector_size(VL * 4)));
 typedef int vi __attribute__((vector_size(VL * 4)));
 typedef float vf_mem __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 

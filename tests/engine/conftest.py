@@ -2,6 +2,6 @@ import os
 import sys
 from pathlib import Path
 
-# Poisoned memory: whatever the engine forgets to write shows up as NaN. Must be set before the engine is loaded.
+# Poisoned memory: whatever the engine forgets to write shows up as NaN.
 os.environ.setdefault("NEXTSTATE_POISON", "1")
 sys.path.insert(0, str(Path(__file__).parent))

@@ -15,7 +15,13 @@ def padded(width: int) -> int:
 
 
 def buf(kind: str, width: int, name: str = "", rows: int = 0, ld: int | None = None) -> dict:
-    return {"kind": kind, "width": width, "ld": padded(width) if ld is None else ld, "name": name, "rows": rows}
+    return {
+        "kind": kind,
+        "width": width,
+        "ld": padded(width) if ld is None else ld,
+        "name": name,
+        "rows": rows,
+    }
 
 
 def B(index: int, access: str = "", col: int = 0) -> tuple:
@@ -53,14 +59,24 @@ def aligned(shape: tuple[int, ...], fill: float = np.nan) -> np.ndarray:
 class Data:
     """Random contents for a program's outside buffers, the same for every way of running it."""
 
-    def __init__(self, spec, T, B, lengths=None, given=None, inits=None, ids=None, vocabulary=7, seed=0, scale=1.0):
+    def __init__(
+        self, spec, T, B, lengths=None, given=None, inits=None, ids=None, vocabulary=7, seed=0, scale=1.0
+    ):
         rng = np.random.default_rng(seed)
         self.spec, self.T, self.B = spec, T, B
         self.off = None if lengths is None else offsets(sorted(lengths, reverse=True), T)
         N = T * B if self.off is None else int(self.off[-1])
         self.N = N
         given = given or {}
-        rows = {"seq": N, "row": B, "vec": 1, "gather": vocabulary, "seqscalar": N, "tiled": N, "state": B + N}
+        rows = {
+            "seq": N,
+            "row": B,
+            "vec": 1,
+            "gather": vocabulary,
+            "seqscalar": N,
+            "tiled": N,
+            "state": B + N,
+        }
         self.start: dict[int, np.ndarray] = {}
         for i, b in enumerate(spec["buffers"]):
             n = b["rows"] if b["kind"] == "grad" else rows.get(b["kind"])
@@ -68,7 +84,11 @@ class Data:
                 continue
             x = given.get(i)
             if x is None:
-                x = np.zeros((n, b["width"])) if b["kind"] in ("grad", "state", "tiled") else rng.normal(size=(n, b["width"])) * scale
+                x = (
+                    np.zeros((n, b["width"]))
+                    if b["kind"] in ("grad", "state", "tiled")
+                    else rng.normal(size=(n, b["width"])) * scale
+                )
             assert x.shape == (n, b["width"]), (i, b, x.shape, n)
             self.start[i] = np.asarray(x, np.float32)
         states = [i for i, b in enumerate(spec["buffers"]) if b["kind"] == "state"]
@@ -83,8 +103,13 @@ class Data:
             elif inits[k] is None or k in range(len(states)):
                 self.inits[k] = self.start[i][:B].copy()
         gathers = [i for i, b in enumerate(spec["buffers"]) if b["kind"] == "gather"]
-        self.ids = ids if ids is not None else [rng.integers(0, vocabulary, N).astype(np.int64) for _ in gathers]
-        self.weights = [(rng.normal(size=(w["rows"], w["cols"])) / np.sqrt(w["cols"])).astype(np.float32) for w in spec["weights"]]
+        self.ids = (
+            ids if ids is not None else [rng.integers(0, vocabulary, N).astype(np.int64) for _ in gathers]
+        )
+        self.weights = [
+            (rng.normal(size=(w["rows"], w["cols"])) / np.sqrt(w["cols"])).astype(np.float32)
+            for w in spec["weights"]
+        ]
 
     def oracle(self) -> dict[int, np.ndarray]:
         N, B = self.N, self.B
@@ -93,11 +118,24 @@ class Data:
         for i, b in enumerate(self.spec["buffers"]):
             if b["kind"] in inner:
                 arrays[i] = np.full((inner[b["kind"]], b["width"]), np.nan)
-        oracle.run(self.spec, arrays, [w.astype(np.float64) for w in self.weights], self.ids, self.T, B, self.off)
+        oracle.run(
+            self.spec, arrays, [w.astype(np.float64) for w in self.weights], self.ids, self.T, B, self.off
+        )
         return {i: arrays[i] for i in self.start}
 
-    def engine(self, *, isa="", threads=1, chunk_rows=0, row_block=0, ring=False, program=None, skip=(), tiled=None,
-               precision="fp32"):
+    def engine(
+        self,
+        *,
+        isa="",
+        threads=1,
+        chunk_rows=0,
+        row_block=0,
+        ring=False,
+        program=None,
+        skip=(),
+        tiled=None,
+        precision="fp32",
+    ):
         """Contents of the outside buffers after a run; pads start as NaN and must not matter.
 
         `tiled`: raw tiled buffers of an earlier run, by index; the raw ones of this run are in `self.tiled`.
@@ -125,7 +163,10 @@ class Data:
         off = None if self.off is None else np.ascontiguousarray(self.off)
         program.run(
             packed,
-            [0 if i in skip or i not in arrays else arrays[i].ctypes.data for i in range(len(spec["buffers"]))],
+            [
+                0 if i in skip or i not in arrays else arrays[i].ctypes.data
+                for i in range(len(spec["buffers"]))
+            ],
             [0 if x is None else x.ctypes.data for x in inits],
             [spec["buffers"][i]["width"] for i, b in enumerate(spec["buffers"]) if b["kind"] == "state"],
             [x.ctypes.data for x in self.ids],
@@ -142,7 +183,11 @@ class Data:
         out = {}
         for i, a in arrays.items():
             b = spec["buffers"][i]
-            out[i] = a[: len(self.start[i]), None] if b["kind"] == "seqscalar" else a[: len(self.start[i]), : b["width"]]
+            out[i] = (
+                a[: len(self.start[i]), None]
+                if b["kind"] == "seqscalar"
+                else a[: len(self.start[i]), : b["width"]]
+            )
         return out
 
 

@@ -1,7 +1,7 @@
 """A slow reading of engine programs in float64, written from the description of the program alone.
 
-`run(spec, buffers, ...)` follows the program one row and one block at a time, with whole-array numpy expressions for
-the columns. It knows nothing of tiles, panels, chunks, threads or padding.
+`run(spec, buffers, ...)` follows the program one row and one block at a time, with whole-array numpy
+expressions for the columns. It knows nothing of tiles, panels, chunks, threads or padding.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ class _Machine:
             for g, plane in enumerate(gemm["dst"]):
                 total = np.zeros(width)
                 for seg in gemm["segments"]:
-                    total = total + self.view(seg["a"], seg["k"], t, i) @ self.weight(seg["w"][g], width, seg["k"])
+                    total = total + self.view(seg["a"], seg["k"], t, i) @ self.weight(
+                        seg["w"][g], width, seg["k"]
+                    )
                 planes[plane] = total
 
         def value(operand):
@@ -171,6 +173,6 @@ class _Machine:
 
 
 def run(spec, buffers, weights=(), ids=(), T=1, B=1, off=None):
-    """Carry the program out on `buffers` (float64 arrays [rows, width], changed in place). States hold slot 0 already."""
+    """Carry the program out on `buffers` (float64, changed in place); states hold slot 0 already."""
     with np.errstate(all="ignore"):
         _Machine(spec, buffers, weights, ids, T, B, off).run()

@@ -4,9 +4,9 @@ import programs
 import pytest
 from harness import Data, compare
 from test_programs import PROGRAMS
-from training import train
 
 from nextstate import _engine
+from training import train
 
 needs_bf16 = pytest.mark.skipif(not _engine.info()["bf16"], reason="no AVX-512 BF16 instructions")
 CELLS = {
@@ -17,7 +17,9 @@ CELLS = {
 
 @needs_bf16
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(("T", "B", "I", "H"), [(1, 1, 8, 16), (7, 5, 3, 17), (3, 33, 16, 48), (4, 20, 33, 64), (9, 2, 5, 100)])
+@pytest.mark.parametrize(
+    ("T", "B", "I", "H"), [(1, 1, 8, 16), (7, 5, 3, 17), (3, 33, 16, 48), (4, 20, 33, 64), (9, 2, 5, 100)]
+)
 def test_training(cell, T, B, I, H):
     """A relative step of 2^-9 in each operand: outputs and gradients within 2 % of the largest."""
     forward, backward = CELLS[cell]

@@ -4,9 +4,9 @@ import numpy as np
 import programs
 import pytest
 from harness import ISAS, Data, compare
-from training import train
 
 from nextstate import _engine
+from training import train
 
 CELLS = {
     "gru": (programs.gru_forward, programs.gru_backward),
@@ -16,7 +16,10 @@ CELLS = {
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize(("T", "B", "I", "H"), [(1, 1, 3, 1), (2, 2, 3, 5), (7, 5, 3, 17), (3, 33, 16, 48), (2, 1, 9, 100), (4, 20, 5, 64)])
+@pytest.mark.parametrize(
+    ("T", "B", "I", "H"),
+    [(1, 1, 3, 1), (2, 2, 3, 5), (7, 5, 3, 17), (3, 33, 16, 48), (2, 1, 9, 100), (4, 20, 5, 64)],
+)
 def test_training(isa, cell, T, B, I, H):
     forward, backward = CELLS[cell]
     train(forward(I, H), backward(I, H), T, B, isa=isa)
@@ -33,10 +36,16 @@ def test_ragged(isa, cell, lengths):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("lengths", [None, [9, 9, 8, 5, 3, 1, 1, 0]])
 def test_same_bits(isa, lengths):
-    """Threads, tile heights and chunks change no bit of outputs, states and input gradients; threads none at all."""
+    """Threads, tile heights and chunks change no bit of outputs, states and input gradients."""
     fs, bs = programs.gru_forward(5, 33), programs.gru_backward(5, 33)
     first = train(fs, bs, 9, 8, lengths, isa=isa)
-    for how in ({"threads": 2}, {"threads": 3, "row_block": 2}, {"row_block": 1}, {"chunk_rows": 1}, {"chunk_rows": 20, "threads": 2}):
+    for how in (
+        {"threads": 2},
+        {"threads": 3, "row_block": 2},
+        {"row_block": 1},
+        {"chunk_rows": 1},
+        {"chunk_rows": 20, "threads": 2},
+    ):
         again = train(fs, bs, 9, 8, lengths, isa=isa, **how)
         for spec, a, b in zip((fs, bs), first, again, strict=True):
             for i in a:
@@ -139,7 +148,7 @@ def _write_neighbour(spec):
 
 @pytest.mark.parametrize("spoil", [_swap_gates, _drop_bias, _wrong_slot, _short_sum, _write_neighbour])
 def test_wrong_programs_are_noticed(spoil):
-    """The comparison must be able to fail: the oracle runs the right program, the engine a slightly wrong one."""
+    """The comparison can fail: the oracle runs the right program, the engine a slightly wrong one."""
     right, wrong = programs.gru_forward(5, 17), programs.gru_forward(5, 17)
     spoil(wrong)
     data = Data(right, 4, 3)

@@ -8,13 +8,48 @@ import pytest
 from harness import ISAS, B, Data, buf
 from oracle import ARITY, OPS
 
-# Largest error relative to the result (and the range it is stated for); everything not listed is exact to one rounding.
+# Largest error relative to the result; everything not listed is exact to one rounding.
 ERROR = {
-    "exp": 2e-7, "sigmoid": 2e-7, "tanh": 2e-7, "silu": 3e-7, "sigmoid_add": 2e-7, "sigmoid_add3": 2e-7, "tanh_add": 2e-7,
-    "tanh_fma": 2e-7, "log": 3e-7, "log1p": 4e-7, "expm1": 4e-7, "softplus": 4e-7, "erf": 4e-7, "sin": 3e-7, "cos": 3e-7,
-    "pow": 3e-7, "rsqrt": 2e-7,
+    "exp": 2e-7,
+    "sigmoid": 2e-7,
+    "tanh": 2e-7,
+    "silu": 3e-7,
+    "sigmoid_add": 2e-7,
+    "sigmoid_add3": 2e-7,
+    "tanh_add": 2e-7,
+    "tanh_fma": 2e-7,
+    "log": 3e-7,
+    "log1p": 4e-7,
+    "expm1": 4e-7,
+    "softplus": 4e-7,
+    "erf": 4e-7,
+    "sin": 3e-7,
+    "cos": 3e-7,
+    "pow": 3e-7,
+    "rsqrt": 2e-7,
 }
-SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-30, -1e-30, 3e38, -3e38, 88.0, -87.0, 1e-42, 100.0, -100.0, 20.5, -20.5])
+SPECIAL = np.array(
+    [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        1e-30,
+        -1e-30,
+        3e38,
+        -3e38,
+        88.0,
+        -87.0,
+        1e-42,
+        100.0,
+        -100.0,
+        20.5,
+        -20.5,
+    ]
+)
 
 
 def evaluate(op, arguments, isa):
@@ -24,8 +59,14 @@ def evaluate(op, arguments, isa):
     rows = -(-count // width)
     spec = {
         "buffers": [buf("seq", width, f"a{i}") for i in range(n)] + [buf("seq", width, "out")],
-        "weights": [], "pre": [], "post": [], "tn": [], "reverse": False,
-        "step": [{"width": width, "gemms": [], "code": [(op, B(n), *[B(i) for i in range(n)], *[None] * (3 - n))]}],
+        "weights": [],
+        "pre": [],
+        "post": [],
+        "tn": [],
+        "reverse": False,
+        "step": [
+            {"width": width, "gemms": [], "code": [(op, B(n), *[B(i) for i in range(n)], *[None] * (3 - n))]}
+        ],
     }
     given = {i: np.resize(x, rows * width).reshape(rows, width) for i, x in enumerate(arguments)}
     data = Data(spec, 1, rows, given=given | {n: np.zeros((rows, width))})
@@ -66,8 +107,16 @@ def test_error(op, isa):
             scale = np.maximum(scale, np.abs(a))
         if op in ("fma", "fms", "fnma", "lerp", "mul3", "dsigmoid", "dtanh"):
             scale = np.maximum(scale, np.prod([np.abs(a.astype(float)) for a in arguments[:2]], axis=0) * 2)
-            scale = np.maximum(scale, expected("mul", [arguments[0], arguments[1] ** 2]).__abs__()) if op.startswith("d") else scale
-            scale = np.maximum(scale, np.prod([np.abs(a.astype(float)) + 1 for a in arguments], axis=0)) if op in ("lerp", "mul3") else scale
+            scale = (
+                np.maximum(scale, expected("mul", [arguments[0], arguments[1] ** 2]).__abs__())
+                if op.startswith("d")
+                else scale
+            )
+            scale = (
+                np.maximum(scale, np.prod([np.abs(a.astype(float)) + 1 for a in arguments], axis=0))
+                if op in ("lerp", "mul3")
+                else scale
+            )
     elif op in ("sigmoid_add", "sigmoid_add3", "tanh_add", "tanh_fma"):
         pytest.skip("the inner sum's rounding is measured by test_fused")
     if op in ("sin", "cos"):
@@ -80,7 +129,10 @@ def test_error(op, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("op", "inner"), [("sigmoid_add", "add"), ("sigmoid_add3", "add3"), ("tanh_add", "add"), ("tanh_fma", "fma")])
+@pytest.mark.parametrize(
+    ("op", "inner"),
+    [("sigmoid_add", "add"), ("sigmoid_add3", "add3"), ("tanh_add", "add"), ("tanh_fma", "fma")],
+)
 def test_fused(op, inner, isa):
     """A fused op is its outer function of the inner one, up to the rounding of the inner result."""
     arguments = [np.random.default_rng(i).normal(size=3000).astype(np.float32) for i in range(ARITY[op])]
@@ -99,8 +151,17 @@ def test_special_values(op, isa):
     arguments = [g.reshape(-1).astype(np.float32) for g in grid]
     got = evaluate(op, arguments, isa)
     with np.errstate(all="ignore"):
-        want = OPS[op](*arguments).astype(np.float32) if op not in ("sin", "cos", "erf") else expected(op, arguments).astype(np.float32)
-    if op == "dsigmoid" or op == "dtanh" or op == "mul3" or op in ("fma", "fms", "fnma", "lerp", "tanh_fma", "add3", "sigmoid_add3"):
+        want = (
+            OPS[op](*arguments).astype(np.float32)
+            if op not in ("sin", "cos", "erf")
+            else expected(op, arguments).astype(np.float32)
+        )
+    if (
+        op == "dsigmoid"
+        or op == "dtanh"
+        or op == "mul3"
+        or op in ("fma", "fms", "fnma", "lerp", "tanh_fma", "add3", "sigmoid_add3")
+    ):
         # Overflow of an inner result depends on fusing: only ask for NaN where an operand is NaN.
         nan = np.any([np.isnan(a) for a in arguments], axis=0)
         assert np.isnan(got[nan]).all()

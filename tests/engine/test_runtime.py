@@ -25,7 +25,9 @@ def test_many_python_threads():
     program = _engine.Program(data.spec)
     want = data.engine(program=program, threads=2)[9].tobytes()
     with ThreadPoolExecutor(6) as pool:
-        results = list(pool.map(lambda n: data.engine(program=program, threads=1 + n % 3)[9].tobytes(), range(60)))
+        results = list(
+            pool.map(lambda n: data.engine(program=program, threads=1 + n % 3)[9].tobytes(), range(60))
+        )
     assert set(results) == {want}
 
 
@@ -90,7 +92,13 @@ def test_info():
 @pytest.mark.parametrize("isa", ISAS)
 def test_environment_chooses_the_isa(isa):
     code = "from nextstate import _engine; print(_engine.info()['isa'], _engine.Program({'buffers': []}).isa)"
-    out = subprocess.run([sys.executable, "-c", code], env=os.environ | {"NEXTSTATE_ISA": isa}, capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"NEXTSTATE_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert out.stdout.split() == [isa, isa]
 
 

@@ -19,7 +19,15 @@ def train(forward, backward, T, batch, lengths=None, seed=0, tol=3e-5, **how):
     known = {i: place[b["name"]] for i, b in enumerate(backward["buffers"]) if b["name"] in place}
     tiled = {i: data.tiled[k] for i, k in known.items() if backward["buffers"][i]["kind"] == "tiled"}
     states = sum(b["kind"] == "state" for b in backward["buffers"])
-    second = Data(backward, T, batch, lengths, given={i: want[k] for i, k in known.items()}, inits=[None] * states, seed=seed + 1)
+    second = Data(
+        backward,
+        T,
+        batch,
+        lengths,
+        given={i: want[k] for i, k in known.items()},
+        inits=[None] * states,
+        seed=seed + 1,
+    )
     second.weights = data.weights
     expected = second.oracle()
     gradients = second.engine(tiled=tiled, **how)
