@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,18 @@ SMALL = 4e6
 """Floating-point operations below which waking a second thread costs more than it gives."""
 
 
+Seen = tuple[weakref.ref[Tensor], int, int]
+"""A weight as it was packed: itself, its version, its address."""
+
+
+def _same(seen: list[Seen], weights: Sequence[Tensor]) -> bool:
+    """Whether these weights are those seen: a new tensor may stand at the address of an old one."""
+    return all(
+        ref() is w and not w.is_inference() and w._version == version and w.data_ptr() == address
+        for (ref, version, address), w in zip(seen, weights, strict=True)
+    )
+
+
 @dataclass(slots=True)
 class Bound:
     """A program made ready to run: the engine's object, and what each of its buffers is bound to.
@@ -36,7 +49,7 @@ class Bound:
     gathers: list[tuple[int, int]]
     saved: list[tuple[int, int, int, bool]]
     work: float
-    packed: tuple[tuple[Any, ...], Any] | None = None
+    packed: tuple[list[Seen], Any] | None = None
 
     @staticmethod
     def of(program: Program, slots: list[Key], tables: list[int], precision: str) -> Bound:
@@ -76,13 +89,12 @@ class Bound:
 
     def pack(self, weights: Sequence[Tensor], cache: bool) -> Any:
         """Weights in the engine's order; kept between calls without gradients while no weight has changed."""
-        state = tuple([w.data_ptr() for w in weights] + [w._version for w in weights]) if cache else ()
-        if cache and self.packed is not None and self.packed[0] == state:
+        if cache and self.packed is not None and _same(self.packed[0], weights):
             return self.packed[1]
         ready = [w if w.is_contiguous() else w.contiguous() for w in weights]
         packed = self.native.pack([w.data_ptr() for w in ready])
-        if cache:
-            self.packed = (state, packed)
+        if cache and not any(w.is_inference() for w in weights):
+            self.packed = ([(weakref.ref(w), w._version, w.data_ptr()) for w in weights], packed)
         return packed
 
     def saved_offsets(self, rows: int) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nextstate import _engine
+from nextstate.checks import refuse
 from nextstate.compiler.compiling import CompiledStep
 from nextstate.compiler.differentiate import Resolved, Wanted
 from nextstate.compiler.program import Key, Program
@@ -99,6 +100,7 @@ class Kernel:
         ring = not mask
         state_rows = 2 * layout.batch if ring else layout.batch + layout.rows
         pointers = [0] * len(buffers)
+        self._check_ids(tensors)
         held = self._bind_inputs(bound, tensors, pointers)
         starts = []
         states = []
@@ -126,6 +128,14 @@ class Kernel:
         if block is None:
             return [*outs, *finals]
         return [*outs, *finals, *states, block, torch.tensor(row_block)]
+
+    def _check_ids(self, tensors: Sequence[Tensor]) -> None:
+        """Ids must name rows of their table: the engine reads without looking."""
+        for table, (_, place) in enumerate(self.step.outer.tables):
+            rows = len(tensors[self.slots.index(("table", table))])
+            low, high = torch.aminmax(tensors[self.slots.index(("ids", place))])
+            if low < 0 or high >= rows:
+                refuse("scan", f"ids run from {int(low)} to {int(high)}; expected 0..{rows - 1}")
 
     def _bind_inputs(self, bound: Bound, tensors: Sequence[Tensor], pointers: list[int]) -> list[Tensor]:
         held = []

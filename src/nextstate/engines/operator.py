@@ -64,8 +64,8 @@ library.define(
     "-> Tensor[]"
 )
 library.define(
-    "scan_backward(Tensor?[] gradients, Tensor[] tensors, Tensor[] kept, int handle, SymInt steps, SymInt batch, "
-    "Tensor? lengths, int wanted) -> Tensor[]"
+    "scan_backward(Tensor?[] gradients, Tensor[] tensors, Tensor[] kept, int handle, SymInt steps, "
+    "SymInt batch, Tensor? lengths, int wanted) -> Tensor[]"
 )
 
 

@@ -74,7 +74,8 @@ class Quick:
             elif key is not None and key[0] not in ("seq", "out", "state", "pre"):
                 return None
         weights = [held[named[node]] for node in step.leaves.weights if node in named]
-        if len(weights) != len(step.leaves.weights) or not all(x.is_contiguous() for x in (*weights, *fixed)):
+        lasting = all(x.is_contiguous() and not x.is_inference() for x in (*weights, *fixed))
+        if len(weights) != len(step.leaves.weights) or not lasting:
             return None
         count = len(step.shapes.states)
         states = [program.found["state", k] for k in range(count)]
