@@ -289,7 +289,7 @@ void Program::run(const Packed& packed, RunArgs& args) const {
   if (job.flops() < kThreadsFlops) job.run.threads = 1;
   auto start = [&](int threads) {
     job.run.threads = threads;
-    job.run.split = threads > 1 && job.few_rows();
+    job.run.split = threads > 1 && job.few_rows() && undisturbed();
     job.allocate();
     ws->barrier.reset(threads);
     ws->counter[0] = ws->counter[1] = 0;

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <mutex>
 #include <thread>
 
@@ -12,6 +13,10 @@ namespace nextstate {
 namespace {
 
 constexpr auto kSpin = std::chrono::microseconds(40);
+
+std::atomic<int64_t> disturbed_at{0};
+
+int64_t now_ns() { return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 template <class Done>
 bool spin(Done done) {
@@ -104,7 +109,16 @@ void Barrier::wait() {
     return;
   }
   auto passed = [&] { return phase_.load(std::memory_order_acquire) != phase; };
-  while (!spin(passed)) sched_yield();
+  while (!spin(passed)) {
+    disturbed_at.store(now_ns(), std::memory_order_relaxed);
+    sched_yield();
+  }
+}
+
+bool undisturbed() {
+  constexpr int64_t kHalfSecond = 500'000'000;
+  const int64_t at = disturbed_at.load(std::memory_order_relaxed);
+  return at == 0 || now_ns() - at > kHalfSecond;
 }
 
 }  // namespace nextstate

@@ -16,6 +16,9 @@ inline void relax() {
 #endif
 }
 
+// True when no thread had to wait long at a barrier lately: the processors are ours, and many barriers pay.
+bool undisturbed();
+
 // All n threads meet; spins, then yields, since the machine may be shared.
 class Barrier {
  public:
