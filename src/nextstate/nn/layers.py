@@ -110,6 +110,10 @@ def forward(layer: nn.RNNBase, input: Any, hx: Any) -> Any:
     starts = (hx,) if isinstance(hx, Tensor) else hx
     if fits(layer, input, starts):
         return _run(layer, input, starts)
+    if isinstance(input, PackedSequence):  # torch.nn.LSTM does not look, and oneDNN then reads past the end
+        layer.check_input(input.data, input.batch_sizes)
+        if hx is not None:
+            layer.check_forward_args(input.data, hx, input.batch_sizes)
     kind: Any = next(kind for kind in (nn.GRU, nn.LSTM, nn.RNN) if isinstance(layer, kind))
     return kind.forward(layer, input, hx)
 
