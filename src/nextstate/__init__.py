@@ -31,6 +31,7 @@ from nextstate.combine import (
     WithState,
     Zoneout,
 )
+from nextstate.engines.threads import set_threads
 from nextstate.explain import Explanation, explain
 from nextstate.networks import Bidirectional, EncoderDecoder, LanguageModel, SequenceClassifier
 from nextstate.run import engine, fold, scan, unfold
@@ -79,6 +80,7 @@ __all__ = [
     "fold",
     "nn",
     "scan",
+    "set_threads",
     "truncated",
     "unfold",
 ]

@@ -47,12 +47,17 @@ def train_sort(
     """Train a network to sort. A run that was interrupted is taken up again where its checkpoint stands."""
     from dataclasses import replace
 
+    import torch
     from lightning_fabric import Fabric
 
+    from nextstate.engines.threads import set_threads
     from nextstate.recipes.report import draw_curve, model_card
     from nextstate.recipes.sort import RECIPES, prepare
     from nextstate.tasks.sort import evaluate
 
+    # The cores are for the engine: what torch does between its runs is too small to share.
+    set_threads(torch.get_num_threads())
+    torch.set_num_threads(1)
     chosen = RECIPES[recipe.value]
     if steps is not None:
         chosen = replace(chosen, steps=steps)

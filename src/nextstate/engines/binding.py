@@ -13,6 +13,7 @@ from torch import Tensor
 from nextstate import _engine
 from nextstate.compiler.program import Key, Program, padded
 from nextstate.engines.layout import Layout
+from nextstate.engines.threads import threads
 
 SLACK = 16
 """Floats after the last row of a buffer that a panel at an odd column may read."""
@@ -80,11 +81,11 @@ class Bound:
         self, packed: Any, pointers: list[int], tensors: Sequence[Tensor], starts: list[Tensor],
         layout: Layout, ring: bool, row_block: int,
     ) -> None:  # fmt: skip
-        threads = torch.get_num_threads() if self.work * layout.rows > SMALL else 1
+        count = threads() if self.work * layout.rows > SMALL else 1
         self.native.run(
             packed, pointers, [s.data_ptr() for s in starts], [s.shape[1] for s in starts],
             [tensors[slot].data_ptr() for _, slot in self.gathers], layout.steps, layout.batch,
-            0 if layout.offsets is None else layout.offsets.data_ptr(), ring, threads, row_block,
+            0 if layout.offsets is None else layout.offsets.data_ptr(), ring, count, row_block,
         )  # fmt: skip
 
     def pack(self, weights: Sequence[Tensor], cache: bool) -> Any:

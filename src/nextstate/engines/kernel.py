@@ -16,6 +16,7 @@ from nextstate.compiler.program import Key, Program
 from nextstate.engines.binding import SLACK, Bound, incoming, readable, trimmed, writable
 from nextstate.engines.layout import Layout
 from nextstate.engines.replay import replay
+from nextstate.engines.threads import threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class Kernel:
             offsets = bound.saved_offsets(layout.rows)
             block = _engine.empty(1, offsets[-1] + SLACK)
             bound.bind_saved(pointers, block, offsets)
-        row_block = _engine.row_block(layout.batch, torch.get_num_threads())
+        row_block = _engine.row_block(layout.batch, threads())
         packed = bound.pack(tensors[self.weight_slot : self.state_slot], cache=ring)
         bound.run(packed, pointers, tensors, starts, layout, ring, row_block)
         del held

@@ -13,6 +13,7 @@ from nextstate.cell import Cell
 from nextstate.engines.binding import SMALL, Bound
 from nextstate.engines.kernel import Kernel
 from nextstate.engines.layout import Layout
+from nextstate.engines.threads import threads
 from nextstate.engines.watch import Watch
 from nextstate.states import Tree, leaves, rebuild
 
@@ -105,10 +106,10 @@ class Quick:
         vs = torch.empty(steps, batch, self.output_width)
         pointers = work.pointers
         pointers[self.input_at], pointers[self.output_at] = us.data_ptr(), vs.data_ptr()
-        threads = torch.get_num_threads() if self.bound.work * steps * batch > SMALL else 1
+        count = threads() if self.bound.work * steps * batch > SMALL else 1
         self.bound.native.run(
             self.packed, pointers, [s.data_ptr() for s in starts], self.lds, [], steps, batch, 0, True,
-            threads, _engine.row_block(batch, threads),
+            count, _engine.row_block(batch, count),
         )  # fmt: skip
         first = (steps % 2) * batch
         finals = [state[first : first + batch].clone() for state in work.states]

@@ -12,6 +12,7 @@ from nextstate.engines.base import Request
 from nextstate.engines.binding import SMALL
 from nextstate.engines.cpu import CpuEngine
 from nextstate.engines.quick import Quick
+from nextstate.engines.threads import threads
 from nextstate.states import Tree, leaves, rebuild
 
 
@@ -32,7 +33,7 @@ class Stepper:
         self.input_at, self.output_at = quick.input_at, quick.output_at
         self.current = [buffer[batch : 2 * batch] for buffer in work.states]
         self.kept = quick, work
-        threads = torch.get_num_threads() if quick.bound.work * batch > SMALL else 1
+        count = threads() if quick.bound.work * batch > SMALL else 1
         starts = [block.data_ptr() for block in self.current]
         self.rest: tuple[Any, ...] = (
             starts,
@@ -42,8 +43,8 @@ class Stepper:
             batch,
             0,
             True,
-            threads,
-            _engine.row_block(batch, threads),
+            count,
+            _engine.row_block(batch, count),
         )
 
     @staticmethod

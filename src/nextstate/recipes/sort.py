@@ -133,7 +133,7 @@ def prepare(
     integrator_(cast(GRU, network.encoder.cell))
     orthogonal_recurrent_(network.decoder.cell)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0)
+    optimiser = torch.optim.AdamW(trained, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     lists = TrainingLists(
         recipe.largest,
         recipe.longest,
