@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -57,6 +59,12 @@ class CpuEngine:
 
     def __init__(self) -> None:
         self.known: WeakKeyDictionary[Cell, _Record] = WeakKeyDictionary()
+        self._renew_lock()
+        os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        """Tracing a step exchanges the weights of its cell for a moment: then no one else may look."""
+        self.lock = threading.RLock()
 
     def record(self, cell: Cell) -> _Record:
         record = self.known.get(cell)
@@ -98,12 +106,16 @@ class CpuEngine:
 
     def _make_quick(self, record: _Record, cell: Cell, us: Tensor, s0: Tree) -> Quick | None:
         for key, compiled in record.compiled.items():
-            plain = (_kinds(us), _kinds(s0), False, False, True, "fp32")
+            plain = (_kinds(us, 2), _kinds(s0, 1), False, False, True, "fp32")
             if isinstance(compiled, Registered) and key == plain:
                 return Quick.make(compiled.kernel, cell, us, s0)
         return None
 
     def refusal(self, request: Request) -> Refusal | None:
+        with self.lock:
+            return self._refusal(request)
+
+    def _refusal(self, request: Request) -> Refusal | None:
         watch = self._record_of(request).watch
         assert watch is not None
         reason = watch.problem or _unfit(request)
@@ -123,8 +135,9 @@ class CpuEngine:
         layout = Layout.of(request.steps, request.batch, lengths)
         if not layout.rows:
             return loops.scan(request.cell, request.us, request.s0, request.lengths)
-        found = self._best(request, layout, keep_outputs=True)
-        return _Run(found, request, layout).outputs()
+        with self.lock:
+            ready = _Run(self._best(request, layout, keep_outputs=True), request, layout)
+        return ready.outputs()
 
     def fold(self, request: Request) -> tuple[Tree, Tree]:
         if _known_rows(request) is not request:
@@ -133,11 +146,13 @@ class CpuEngine:
         lengths = None if request.lengths is None else request.lengths.cpu()
         layout = Layout.of(request.steps, request.batch, lengths)
         if layout.rows:
-            step = self._best(request, layout, keep_outputs=True).kernel.step
-            from_state = last_from_state(step)
+            with self.lock:
+                step = self._best(request, layout, keep_outputs=True).kernel.step
+                from_state = last_from_state(step)
+                if from_state is not None:
+                    ready = _Run(self._best(request, layout, keep_outputs=False), request, layout)
             if from_state is not None:
-                found = self._best(request, layout, keep_outputs=False)
-                return _Run(found, request, layout).last(step, from_state)
+                return ready.last(step, from_state)
         vs, s = self.scan(request)
         return last_valid(vs, request.lengths), s
 
@@ -156,7 +171,7 @@ class CpuEngine:
     def compile(self, request: Request, *, gather: bool, keep_outputs: bool) -> Compiled:
         masked = isinstance(request.cell, Masked)
         precision = autocast_precision()
-        key = (_kinds(request.us), _kinds(request.s0), masked, gather, keep_outputs, precision)
+        key = (_kinds(request.us, 2), _kinds(request.s0, 1), masked, gather, keep_outputs, precision)
         known = self._record_of(request).compiled
         if key not in known:
             try:
@@ -178,11 +193,14 @@ def _known_rows(request: Request) -> Request:
     return replace(request, cell=Masked(request.cell), us=(us, live), lengths=None)
 
 
-def _kinds(tree: Tree) -> Any:
-    """What a step is specialised on: the form of a tree, and dtype and features of its tensors."""
+def _kinds(tree: Tree, skip: int) -> Any:
+    """What a step is specialised on: the form of a tree, and dtype and features of its tensors.
+
+    `skip` are the dimensions before the features: time and batch, or the batch.
+    """
     if isinstance(tree, Tensor):
-        return tree.dtype, tuple(map(int, tree.shape[1:]))
-    return type(tree), *map(_kinds, tree)
+        return tree.dtype, tuple(map(int, tree.shape[skip:]))
+    return type(tree), *(_kinds(part, skip) for part in tree)
 
 
 def _example(tree: Tree, skip: int) -> Tree:
