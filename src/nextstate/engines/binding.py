@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nextstate import _engine
 from nextstate.compiler.program import Key, Program, padded
@@ -25,6 +27,22 @@ SMALL = 4e6
 
 Seen = tuple[weakref.ref[Tensor], int, int]
 """A weight as it was packed: itself, its version, its address."""
+
+_steps = itertools.count(1)
+_last_step = 0
+
+
+def _note_step(*_: Any) -> None:
+    global _last_step
+    _last_step = next(_steps)
+
+
+register_optimizer_step_post_hook(_note_step)
+
+
+def optimiser_steps() -> int:
+    """How many steps optimisers have made. Fused ones change parameters without changing their version."""
+    return _last_step
 
 
 def _same(seen: list[Seen], weights: Sequence[Tensor]) -> bool:
@@ -50,7 +68,7 @@ class Bound:
     gathers: list[tuple[int, int]]
     saved: list[tuple[int, int, int, bool]]
     work: float
-    packed: tuple[list[Seen], Any] | None = None
+    packed: tuple[int, list[Seen], Any] | None = None
 
     @staticmethod
     def of(program: Program, slots: list[Key], tables: list[int], precision: str) -> Bound:
@@ -90,12 +108,15 @@ class Bound:
 
     def pack(self, weights: Sequence[Tensor], cache: bool) -> Any:
         """Weights in the engine's order; kept between calls without gradients while no weight has changed."""
-        if cache and self.packed is not None and _same(self.packed[0], weights):
-            return self.packed[1]
+        if cache and self.packed is not None:
+            steps, seen, packed = self.packed
+            if steps == optimiser_steps() and _same(seen, weights):
+                return packed
         ready = [w if w.is_contiguous() else w.contiguous() for w in weights]
         packed = self.native.pack([w.data_ptr() for w in ready])
         if cache and not any(w.is_inference() for w in weights):
-            self.packed = ([(weakref.ref(w), w._version, w.data_ptr()) for w in weights], packed)
+            seen = [(weakref.ref(w), w._version, w.data_ptr()) for w in weights]
+            self.packed = optimiser_steps(), seen, packed
         return packed
 
     def saved_offsets(self, rows: int) -> list[int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nextstate import _engine
 from nextstate.cell import Cell
-from nextstate.engines.binding import SMALL, Bound
+from nextstate.engines.binding import SMALL, Bound, optimiser_steps
 from nextstate.engines.kernel import Kernel
 from nextstate.engines.layout import Layout
 from nextstate.engines.threads import threads
@@ -59,6 +59,8 @@ class Quick:
         copied = ragged or any(must for _, _, must in bound.inputs)
         if torch_has_work or not plain or not input_only or copied or us.dim() != 3:
             return None
+        if any(len(s) != us.shape[1] for s in leaves(s0)):
+            return None
         if len(split.crossing[0].meta["val"].shape) != 2 or not us.shape[0] * us.shape[1]:
             return None
         named = dict(zip(trace.weights, trace.parameters, strict=True))
@@ -96,7 +98,8 @@ class Quick:
         for s in starts:
             if s.dtype is not torch.float32 or not s.is_contiguous() or not s.is_cpu:
                 return None
-        versions = tuple([w._version for w in self.weights] + [w.data_ptr() for w in self.weights])
+        held = (*self.weights, *self.fixed)
+        versions = (optimiser_steps(), *[w._version for w in held], *[w.data_ptr() for w in held])
         if versions != self.versions:
             self.packed = self.bound.native.pack([w.data_ptr() for w in self.weights])
             self.versions = versions
