@@ -1,4 +1,4 @@
-"""The CPU engine inside torch: masks of gradients, layouts, in-place changes, second derivatives, ids, copies."""
+"""The CPU engine inside torch: gradients, layouts, changes in place, second derivatives, ids, copies."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_gradients_not_asked_for_cost_nothing() -> None:
     cell, us = made("GRU", 16, 32), torch.randn(4, 3, 16, requires_grad=True)
     ns.scan(cell, us, engine="cpu")
     cell.requires_grad_(False)
-    vs, _ = ns.scan(cell, us, engine="cpu")
+    ns.scan(cell, us, engine="cpu")
     (kernel,) = (found.kernel for found in ENGINES["cpu"].record(cell).compiled.values())
     sums = {mask: len(v.backward.program.tn) for mask, v in kernel.variants.items() if v.backward}
     assert sorted(map(bool, sums.values())) == [False, True], sums
@@ -284,3 +284,12 @@ def test_a_cell_made_in_inference_mode() -> None:
         cell, us = made("GRU"), torch.randn(4, 3, 3)
         for _ in range(3):
             assert_close(ns.scan(cell, us, engine="cpu"), ns.scan(cell, us, engine="reference"))
+
+
+def test_another_batch_size_compiles_nothing_anew() -> None:
+    from nextstate.run import ENGINES
+
+    cell = made("GRU")
+    for batch in (1, 2, 5):
+        ns.scan(cell, torch.randn(4 + batch, batch, 3), engine="cpu")
+    assert len(ENGINES["cpu"].record(cell).compiled) == 1
