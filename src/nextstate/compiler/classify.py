@@ -106,7 +106,9 @@ def check_rowwise(trace: Trace, classes: Classes) -> None:
     """
     reasons = []
     for node in trace.module.graph.nodes:
-        if node.op != "call_function" or not (classes.depends[node] or trace.batch in shape(node)):
+        if node.op != "call_function":
+            continue
+        if not (classes.depends[node] or trace.batch in shape(node) or trace.batch in node.args):
             continue
         problem = _row_problem(node, trace.batch, classes)
         if problem:
@@ -121,6 +123,10 @@ def _row_problem(node: fx.Node, batch: int, classes: Classes) -> str | None:
     pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
     if not pointwise and name not in ROWWISE:
         return "not known to treat rows alone"
+    if (pointwise or name in ("arange", "full", "scalar_tensor")) and any(
+        type(a) is int and a == batch for a in node.args
+    ):
+        return "the size of the batch as a number"
     values = node.meta.get("val")
     for value in values if isinstance(values, (tuple, list)) else (values,):
         if isinstance(value, torch.Tensor) and (
@@ -129,6 +135,8 @@ def _row_problem(node: fx.Node, batch: int, classes: Classes) -> str | None:
             if name in ("native_layer_norm", "native_dropout", "log_sigmoid_forward"):
                 continue
             return f"its result {tuple(value.shape)} does not keep the batch as its first dimension"
+    if name == "embedding" and len(node.args) > 3 and node.args[3]:
+        return "gradients scaled by how often an id stands in the batch"
     rank = len(shape(node))
     for argument in node.all_input_nodes:
         dims = shape(argument)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
+from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from nextstate.compiler.rewrite import rewrite
@@ -59,9 +59,14 @@ def trace_step(cell: nn.Module, u: Tree, s: Tree) -> Trace:
     batch, other = [b for b in BATCHES if b not in taken][:2]
     try:
         graph, v_like = _trace(cell, named, u, s, batch)
-        again, _ = _trace(cell, named, u, s, other)
+        in_place = bool(_changes(graph))
+        if in_place:
+            graph, v_like = _trace(cell, named, u, s, batch, in_place)
+        again, _ = _trace(cell, named, u, s, other, in_place)
     except Exception as error:  # whatever Python the step is made of: the reason is kept and shown
         raise Unsupported([f"tracing it raised {type(error).__name__}: {error}"]) from error
+    if changes := _changes(graph):
+        raise Unsupported([f"the step changes a tensor in place ({source_line(n) or n})" for n in changes])
     if _text(graph, batch) != _text(again, other):
         raise Unsupported(["the step depends on the batch size"])
     nodes = [n for n in graph.graph.nodes if n.op == "placeholder"]
@@ -83,8 +88,9 @@ def trace_step(cell: nn.Module, u: Tree, s: Tree) -> Trace:
 
 
 def _trace(
-    cell: nn.Module, named: dict[str, Tensor], u: Tree, s: Tree, batch: int
+    cell: nn.Module, named: dict[str, Tensor], u: Tree, s: Tree, batch: int, in_place: bool = False
 ) -> tuple[fx.GraphModule, Tree]:
+    """`in_place`: changes of temporary tensors are traced as new tensors."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     shown: list[Tree] = []
     places = _places(cell, named)
@@ -109,12 +115,21 @@ def _trace(
             [fake(x) for x in leaves(s)],
         )
         tracer: Callable[..., fx.GraphModule] = make_fx(
-            step, tracing_mode="real", _allow_non_fake_inputs=True, record_stack_traces=True
+            functionalize(step, remove="mutations") if in_place else step,
+            tracing_mode="real",
+            _allow_non_fake_inputs=True,
+            record_stack_traces=True,
         )
         graph = tracer(*arguments)
         v_like = shown[-1]
     rewrite(graph.graph, batch)
     return graph, v_like
+
+
+def _changes(graph: fx.GraphModule) -> list[fx.Node]:
+    """The calls that write to one of their arguments."""
+    calls = [n for n in graph.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+    return [n for n in calls if n.target._schema.is_mutable]
 
 
 def _places(cell: nn.Module, named: dict[str, Tensor]) -> dict[str, int]:
