@@ -215,6 +215,8 @@ class _Backward:
                 g = found.get((leaf, column))
                 if g is None:
                     g = self.build.add(Node("mov", (self.build.imm(0),), width))
+                elif self.build[g].op == "dstate":  # components that change places: read all, then write
+                    g = self.build.add(Node("mov", (g,), width))
                 self.stores.append(Store(g, index, "", column, delay=True))
 
     def _kept_rows(self, node: int) -> Operand:
