@@ -200,6 +200,7 @@ def _rowmax(s: _Step, k: int) -> int:
 RULES: dict[str, Callable[[_Step, int], int]] = {
     "sum": lambda s, k: s.g,
     "rowsum": lambda s, k: s.g,
+    "mov": lambda s, k: s.g,
     "sub": lambda s, k: s.g if k == 0 else s.b.apply("neg", s.g),
     "mul": lambda s, k: s.mul(s.g, s.arg(1 - k)),
     "div": _div,

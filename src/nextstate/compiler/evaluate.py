@@ -72,6 +72,9 @@ def expressions(
             matrix = weight(place)[row0 : row0 + height, col0 : col0 + width]
             x = value(node.args[0])
             return x @ matrix if transposed else F.linear(x, matrix)
+        if node.op == "mov":
+            x = torch.as_tensor(value(node.args[0]))
+            return x.expand(*x.shape[:-1], node.width)
         return POINTWISE[node.op](*(value(a) for a in node.args)) if node.args else leaf(node)
 
     return [value(i) for i in wanted]

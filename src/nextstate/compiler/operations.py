@@ -47,7 +47,7 @@ def _slice(t: Translator, node: fx.Node) -> int:
     if dim not in (1, -1) or step != 1 or len(shape(node)) != 2:
         return t.refuse(node, "only plain slices of features")
     start = start + t.width(source) if start < 0 else start
-    return t.build.add(Node("slice", (t.value(source),), t.width(node), (int(start),)))
+    return t.build.add(Node("slice", (t.whole(source),), t.width(node), (int(start),)))
 
 
 def _getitem(t: Translator, node: fx.Node) -> int:
@@ -62,7 +62,7 @@ def _getitem(t: Translator, node: fx.Node) -> int:
         return t.refuse(node, f"a part of {name}")
     parts = parent.meta["val"]
     start = sum(math.prod(part.shape[1:]) for part in parts[:index])
-    return t.build.add(Node("slice", (t.value(source),), t.width(node), (start,)))
+    return t.build.add(Node("slice", (t.whole(source),), t.width(node), (start,)))
 
 
 def _select(t: Translator, node: fx.Node) -> int:
@@ -74,14 +74,14 @@ def _select(t: Translator, node: fx.Node) -> int:
     if dim % rank != 1:
         return t.refuse(node, "only the first feature dimension can be selected from")
     index = index % dims[1]
-    return t.build.add(Node("slice", (t.value(source),), t.width(node), (index * t.width(node),)))
+    return t.build.add(Node("slice", (t.whole(source),), t.width(node), (index * t.width(node),)))
 
 
 def _cat(t: Translator, node: fx.Node) -> int:
     parts: Any = node.args[0]
     if len(shape(node)) != 2:
         return t.refuse(node, "only features of one dimension can be joined")
-    return t.build.add(Node("concat", tuple(t.value(p) for p in parts), t.width(node)))
+    return t.build.add(Node("concat", tuple(t.whole(p) for p in parts), t.width(node)))
 
 
 def _embedding(t: Translator, node: fx.Node) -> int:
@@ -193,7 +193,7 @@ def _reduce(t: Translator, node: fx.Node) -> int:
     name, b = op_name(node), t.build
     if not _over_features(t, node):
         return t.refuse(node, "only reductions over the features of a row")
-    x = t.value(node.args[0])
+    x = t.whole(node.args[0])
     size = t.width(node.args[0])  # type: ignore[arg-type]
     if name == "amin":
         return b.apply("neg", b.add(Node("rowmax", (b.apply("neg", x),))))
@@ -222,7 +222,7 @@ def _layer_norm(t: Translator, node: fx.Node) -> int:
     b, size = t.build, t.width(source)  # type: ignore[arg-type]
     if list(normalised) != [size]:  # type: ignore[arg-type]
         return t.refuse(node, "layer norm over part of the features")
-    centred = _centred(t, t.value(source), size)
+    centred = _centred(t, t.whole(source), size)
     variance = b.apply("mul", _squares(t, centred), b.imm(1 / size))
     y = b.apply("mul", centred, b.apply("rsqrt", b.total([variance, b.imm(eps)], 1)))  # type: ignore[arg-type]
     if weight is not None:
@@ -234,7 +234,7 @@ def _softmax(t: Translator, node: fx.Node) -> int:
     b = t.build
     if not _over_features(t, node):
         return t.refuse(node, "only softmax over the features of a row")
-    x = t.value(node.args[0])
+    x = t.whole(node.args[0])
     shifted = b.apply("sub", x, b.add(Node("detach", (b.add(Node("rowmax", (x,))),))))
     powers = b.apply("exp", shifted)
     total = b.add(Node("rowsum", (powers,)))
@@ -247,7 +247,7 @@ def _norm(t: Translator, node: fx.Node) -> int:
     order = node.args[1] if len(node.args) > 1 else 2
     if order != 2 or not _over_features(t, node, 2):
         return t.refuse(node, "only the Euclidean norm over the features of a row")
-    return t.build.apply("sqrt", _squares(t, t.value(node.args[0])))
+    return t.build.apply("sqrt", _squares(t, t.whole(node.args[0])))
 
 
 COMPOSITE: dict[str, Callable[[Translator, fx.Node], int]] = {

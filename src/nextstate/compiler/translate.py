@@ -66,6 +66,11 @@ class Translator:
             self.done[node] = self._translate(node)
         return self.done[node]
 
+    def whole(self, node: Any) -> int:
+        """The value with all its features, for what is not elementwise: a number spread over them is one."""
+        value, width = self.value(node), self.width(node)
+        return value if self.build.width(value) == width else self.build.add(Node("mov", (value,), width))
+
     def width(self, node: fx.Node) -> int:
         dims = shape(node)
         row = self.classes.depends[node] or dims[:1] == (self.trace.batch,)
@@ -90,7 +95,8 @@ class Translator:
         """Products with the input and their sums are the engine's; all else before the loop is torch's."""
         name = op_name(node)
         if name == "embedding":
-            return self.gather and node.args[1] in self.trace.inputs and len(shape(node)) == 2
+            plain = len(node.args) == 2 or node.args[2:] == (-1,)  # every look-up gives its row a gradient
+            return self.gather and plain and node.args[1] in self.trace.inputs and len(shape(node)) == 2
         if node.op != "call_function" or (name in PASS and name not in ("view", "expand")):
             return node.op == "call_function" and name in ("detach", "alias")
         value = node.meta["val"]
@@ -177,7 +183,7 @@ class Translator:
     def factor(self, x: Any) -> int:
         """The left side of a product; before the loop a plain sequence, a table row, or such ones joined."""
         if self.classes.depends[x] & Depends.STATE:
-            return self.value(x)
+            return self.whole(x)
         name = op_name(x)
         if name == "cat" and self.classes.depends[x]:
             parts = tuple(self.factor(p) for p in x.args[0])
@@ -186,7 +192,7 @@ class Translator:
             return self.value(x)
         if self.classes.depends[x] & Depends.INPUT:
             return self.build.leaf("seq", Leaves.place(self.leaves.seqs, x), 0, self.width(x))
-        return self.value(x)
+        return self.whole(x)
 
 
 def translate(trace: Trace, classes: Classes, gather: bool) -> tuple[Translator, list[int], list[int]]:
@@ -195,8 +201,8 @@ def translate(trace: Trace, classes: Classes, gather: bool) -> tuple[Translator,
     Raises Unsupported with every reason at once.
     """
     t = Translator(trace, classes, gather)
-    next_states = [t.value(trace.next_states[k]) for k in classes.moving]
-    crossing = [t.value(node) for node in crossings(trace, classes)]
+    next_states = [t.whole(trace.next_states[k]) for k in classes.moving]
+    crossing = [t.whole(node) for node in crossings(trace, classes)]
     for k, value in zip(classes.moving, next_states, strict=True):
         like = trace.states[k].meta["val"]
         if like.dtype != torch.float32:
