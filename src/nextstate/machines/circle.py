@@ -63,7 +63,7 @@ def teach(
     *,
     cell: Callable[[int, int], Cell] = GRU,
     hidden: int = 32,
-    length: int = 24,
+    length: int = 48,
     batch: int = 64,
     steps: int = 3000,
     rate: float = 1e-2,
@@ -72,8 +72,9 @@ def teach(
 ) -> Iterator[tuple[Lesson, Recogniser]]:
     """Train a network on random words, the machine's answer asked after every letter; yields its progress.
 
-    The cell must hand out its state as its output, as GRU and LSTM do. It ends when the held-out prefixes,
-    of words twice as long, are all answered right three times in a row, or after `steps` or `seconds`.
+    The cell must hand out its state as its output, as GRU and LSTM do. Words grow from 6 letters to `length`
+    over the first steps, and the rate halves every 800. It ends when all prefixes of held-out words of the
+    full length are answered right three times in a row, or after `steps` or `seconds`.
     """
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
@@ -81,16 +82,19 @@ def teach(
     torch.random.set_rng_state(torch_state)
     draw = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(network.parameters(), lr=rate)
-    held = torch.randint(len(machine.alphabet), (2 * length, 500), generator=draw)
+    decay = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5 ** (1 / 800))
+    held = torch.randint(len(machine.alphabet), (length, 500), generator=draw)
     answers = _answers(machine, held)
     began, perfect = time.monotonic(), 0
     for step in range(1, steps + 1):
-        ids = torch.randint(len(machine.alphabet), (length, batch), generator=draw)
+        short = min(length, 6 + step // 10)
+        ids = torch.randint(len(machine.alphabet), (short, batch), generator=draw)
         loss = F.binary_cross_entropy_with_logits(_scores(network, ids), _answers(machine, ids).float())
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
+        decay.step()
         late = time.monotonic() - began > seconds
         if step % 50 == 0 or late:
             with torch.no_grad():

@@ -29,7 +29,7 @@ def certify(
     machine: DFA,
     *,
     radii: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01),
-    limit: int = 20_000,
+    limit: int = 2000,
 ) -> Certificate | None:
     """Prove that a network accepts the words a complete machine accepts, at every length; None if it fails.
 
@@ -38,7 +38,7 @@ def certify(
     over the letters shows that every reachable state lies in a box of its machine state, and the sign of the
     score on the boxes is the machine's answer. It ends for networks that forget small deviations.
 
-    The steps are enclosed in interval arithmetic, float rounding included. Failing proves nothing.
+    Every radius is given up after `limit` boxes. The steps are enclosed in interval arithmetic, float rounding included. Failing proves nothing.
     """
     step = image(network.cell)
     if step is None:

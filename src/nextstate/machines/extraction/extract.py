@@ -54,6 +54,7 @@ def extract(
     near: int = 100,
     states: int = 500,
     rounds: int = 100,
+    boxes: int = 2000,
     seed: int = 0,
 ) -> Extraction:
     """The finite machine inside a network.
@@ -69,6 +70,7 @@ def extract(
         "auto"    reach for a compiled network; else a short reach, then lstar
     Hypotheses are checked on `near` random words from every transition, and on random words of length up to
     `longest`: (ln 1/delta + r ln 2) / epsilon of them in round r, or 1000 where epsilon is None.
+    A proof may take up to `boxes` boxes (its time grows with their square).
     The machine returned is minimal. Never take it for the network where the status is not "proved".
 
     Raises InputError for an unknown method or one whose library is missing.
@@ -107,7 +109,7 @@ def extract(
     found = minimise(machine)
     proof = None
     if done and isinstance(network, Recogniser) and isinstance(found, DFA):
-        proof = certify(network, found)
+        proof = certify(network, found, limit=boxes)
     if proof is not None:
         status, told = "proved", f"{proof.boxes} boxes of states closed under every letter"
     elif not done:
