@@ -130,3 +130,32 @@ def test_the_padding_row_has_no_gradient(steps: int) -> None:
     ]
     assert_agree(*found)
     assert not found[0]["gradient of table.weight"][2].any()
+
+
+def test_the_norm_of_zero_has_a_gradient() -> None:
+    def step(c: Odd, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        x = h @ c.r.weight
+        return both(torch.tanh(c.a(u) + x / (x.norm(dim=-1, keepdim=True) + 0.1)))
+
+    cell, us, s0 = Odd(step), torch.randn(6, 5, 7), torch.zeros(5, HIDDEN)
+    found = [
+        outcome(lambda c, u, s, n: ns.scan(c, u, s, engine=e), cell, us, s0)  # noqa: B023  (called at once)
+        for e in ("cpu", "reference")
+    ]
+    assert_agree(*found)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@torch.no_grad()
+def test_outputs_are_the_callers(steps: int) -> None:
+    def step(c: Odd, u: Tensor, h: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        x = c.new(u, h)
+        return (x, x, u, u[:, :3], h, c.a.bias.expand(len(h), -1)), x
+
+    cell, us, s0 = Odd(step), torch.randn(steps, 5, 7), torch.randn(5, HIDDEN)
+    given = [x.clone() for x in (us, s0, cell.a.bias)]
+    vs, _ = ns.scan(cell, us, s0, engine="cpu")
+    first = vs[0].clone()
+    for v in vs[1:]:
+        v.fill_(9.0)
+    assert all(torch.equal(a, b) for a, b in zip((vs[0], us, s0, cell.a.bias), (first, *given), strict=True))

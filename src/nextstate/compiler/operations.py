@@ -247,7 +247,10 @@ def _norm(t: Translator, node: fx.Node) -> int:
     order = node.args[1] if len(node.args) > 1 else 2
     if order != 2 or not _over_features(t, node, 2):
         return t.refuse(node, "only the Euclidean norm over the features of a row")
-    return t.build.apply("sqrt", _squares(t, t.whole(node.args[0])))
+    # At zero its gradient is zero, as torch's is, and not that of the square root.
+    b, squares = t.build, _squares(t, t.whole(node.args[0]))
+    zero = b.apply("eq", squares, b.imm(0.0))
+    return b.apply("where", zero, b.imm(0.0), b.apply("sqrt", b.total([squares, zero], 1)))
 
 
 COMPOSITE: dict[str, Callable[[Translator, fx.Node], int]] = {

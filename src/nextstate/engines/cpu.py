@@ -296,7 +296,13 @@ class _Run:
         for node, value in zip(step.split.crossing, found[:count], strict=True):
             self.env[node] = value.view(layout.rows, *node.meta["val"].shape[1:])
         self._evaluate_rows(tuple(n for n in step.split.after if n not in self.env))
-        vs = [self._output(v) for v in step.trace.outputs]
+        outputs, made = step.trace.outputs, {*step.split.crossing, *step.split.after}
+        vs = [self._output(v) for v in outputs]
+        # An output is the caller's to change: no part of the input, of a parameter or of another output.
+        vs = [
+            x if v in made and v not in outputs[:k] else x.clone(memory_format=torch.contiguous_format)
+            for k, (v, x) in enumerate(zip(outputs, vs, strict=True))
+        ]
         states = list(self.state_rows)
         for place, k in enumerate(step.classes.moving):
             states[k] = found[count + place]
