@@ -38,7 +38,8 @@ def certify(
     over the letters shows that every reachable state lies in a box of its machine state, and the sign of the
     score on the boxes is the machine's answer. It ends for networks that forget small deviations.
 
-    Every radius is given up after `limit` boxes. The steps are enclosed in interval arithmetic, float rounding included. Failing proves nothing.
+    The steps are enclosed in interval arithmetic, float rounding included. Every radius is given up after
+    `limit` boxes. Failing proves nothing.
     """
     step = image(network.cell)
     if step is None:
