@@ -36,7 +36,9 @@ class RNN(nn.RNN):
     """
 
     def forward(self, input: Any, hx: Tensor | None = None) -> Any:
-        return forward(self, input, hx)
+        if torch.compiler.is_dynamo_compiling() and isinstance(input, Tensor):
+            return place(self, input, hx)
+        return call(self, input, hx)
 
     def cells(self) -> tuple[Cell, ...]:
         """The `nextstate.Elman` cells of this layer; see `GRU.cells`."""
@@ -62,7 +64,9 @@ class GRU(nn.GRU):
     """
 
     def forward(self, input: Any, hx: Tensor | None = None) -> Any:
-        return forward(self, input, hx)
+        if torch.compiler.is_dynamo_compiling() and isinstance(input, Tensor):
+            return place(self, input, hx)
+        return call(self, input, hx)
 
     def cells(self) -> tuple[Cell, ...]:
         """The cells of this layer, in torch's order (l0, l0_reverse, l1, ...), with its very parameters.
@@ -94,19 +98,18 @@ class LSTM(nn.LSTM):
     """
 
     def forward(self, input: Any, hx: tuple[Tensor, Tensor] | None = None) -> Any:
-        return forward(self, input, hx)
+        if torch.compiler.is_dynamo_compiling() and isinstance(input, Tensor):
+            return place(self, input, hx)
+        return call(self, input, hx)
 
     def cells(self) -> tuple[Cell, ...]:
         """The `nextstate.LSTM` (or `ProjectedLSTM`) cells of this layer; see `GRU.cells`."""
         return cells_of(self)
 
 
-def forward(layer: nn.RNNBase, input: Any, hx: Any) -> Any:
+@torch.compiler.disable
+def call(layer: nn.RNNBase, input: Any, hx: Any) -> Any:
     """A call of a layer: ours if it is well formed and of a kind we run, else torch's own code."""
-    if torch.compiler.is_dynamo_compiling() and not isinstance(input, PackedSequence):
-        _prepare()
-        assert _placed is not None
-        return _placed(layer, input, [] if hx is None else [hx] if isinstance(hx, Tensor) else [*hx])
     starts = (hx,) if isinstance(hx, Tensor) else hx
     if fits(layer, input, starts):
         return _run(layer, input, starts)
@@ -118,11 +121,18 @@ def forward(layer: nn.RNNBase, input: Any, hx: Any) -> Any:
     return kind.forward(layer, input, hx)
 
 
+def place(layer: nn.RNNBase, input: Tensor, hx: Any) -> Any:
+    """The same as one opaque call in dynamo's graph."""
+    _prepare()
+    assert _placed is not None
+    return _placed(layer, input, [] if hx is None else [hx] if isinstance(hx, Tensor) else [*hx])
+
+
 _placed: Callable[..., Any] | None = None
 
 
 def _traced(layer: nn.RNNBase, input: Tensor, starts: list[Tensor]) -> Any:
-    return forward(layer, input, None if not starts else starts[0] if len(starts) == 1 else tuple(starts))
+    return call(layer, input, None if not starts else starts[0] if len(starts) == 1 else tuple(starts))
 
 
 def _prepare() -> None:
@@ -178,7 +188,6 @@ def _right_start(layer: nn.RNNBase, input: Any, data: Tensor, hx: Any) -> bool:
     return [tuple(h.shape) for h in hx] == [(*first, width) for width in widths]
 
 
-@torch.compiler.disable
 def _run(layer: nn.RNNBase, input: Any, hx: tuple[Tensor, ...] | None) -> Any:
     if isinstance(input, PackedSequence):
         return _run_packed(layer, input, hx)

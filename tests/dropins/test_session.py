@@ -1,0 +1,324 @@
+"""Streams: the same bits however they are cut and whatever runs beside; states saved, forked, refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+import nextstate as ns
+from agreement import assert_close
+from catalogue import BY_NAME, ROWS, Row, randomise_
+from nextstate.checks import InputError
+from nextstate.states import leaves, tree_map
+
+STEPS = 12
+DETERMINISTIC = tuple(row for row in ROWS if row.inputs != "resets")
+rows = pytest.mark.parametrize("row", DETERMINISTIC, ids=lambda row: row.name)
+wide = pytest.mark.parametrize(
+    ("kind", "inputs", "hidden"),
+    [(ns.GRU, 16, 32), (ns.GRU, 3, 5), (ns.LSTM, 16, 16), (ns.Elman, 32, 16), (ns.ProjectedLSTM, 16, 32)],
+)
+
+
+def made(kind: type[ns.Cell], inputs: int, hidden: int) -> ns.Cell:
+    return randomise_(kind(inputs, hidden, *((16,) if kind is ns.ProjectedLSTM else ()))).eval()
+
+
+def equal(one, other) -> bool:
+    pairs = zip(leaves(one), leaves(other), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@wide
+def test_steps_chunks_and_whole_have_the_same_bits(kind: type[ns.Cell], inputs: int, hidden: int) -> None:
+    cell, us = made(kind, inputs, hidden), torch.randn(STEPS, inputs)
+    with torch.no_grad():
+        vs, last = ns.scan(cell, us[:, None])
+    session = ns.Session(cell)
+    for cut in ((), (1,), (4, 5), (3, 6, 9), tuple(range(1, STEPS))):
+        session.reset()
+        parts = []
+        for first, end in zip((0, *cut), (*cut, STEPS), strict=True):
+            chunk = us[first:end]
+            parts.append(session.step(chunk[0])[None] if len(chunk) == 1 else session.feed(chunk))
+        assert torch.equal(torch.cat(parts), vs[:, 0])
+        assert equal(session.state, last)
+
+
+@wide
+def test_rows_side_by_side_have_the_bits_of_one_alone(kind: type[ns.Cell], inputs: int, hidden: int) -> None:
+    cell, us = made(kind, inputs, hidden), torch.randn(STEPS, 37, inputs)
+    together = ns.Session(cell, batch_size=37)
+    found = torch.stack([together.step(u) for u in us])
+    alone = ns.Session(cell)
+    for row in (0, 17, 36):
+        alone.reset()
+        assert torch.equal(torch.stack([alone.step(u) for u in us[:, row]]), found[:, row])
+
+
+OUTSIDE = (
+    "MinGRU",
+    "Decoder",
+    "Embedded Stacked Residual LearnedStart Dropped",
+    "two lambdas without memory",
+)
+"""Cells with products beside the loop: torch computes them, and its bits depend on the number of rows."""
+
+
+@rows
+def test_every_cell_streams(row: Row) -> None:
+    cell = row.cell(dtype=torch.float32).eval()
+    us = row.us(STEPS, 2, dtype=torch.float32)
+    session = ns.Session(cell, batch_size=2)
+    with torch.no_grad():
+        vs, last = ns.scan(cell, us, session.state)
+    steps = [session.step(tree_map(lambda x: x[t], us)) for t in range(STEPS)]  # noqa: B023  (called at once)
+    found = tree_map(lambda *parts: torch.stack(parts), *steps)
+    if row.name in OUTSIDE:
+        assert_close((found, session.state), (vs, last))
+        return
+    assert equal(found, vs)
+    assert equal(session.state, last)
+
+
+def test_another_state_gives_other_bits() -> None:
+    """The comparison is able to fail."""
+    cell, us = made(ns.GRU, 16, 32), torch.randn(STEPS, 16)
+    session = ns.Session(cell)
+    first = session.feed(us)
+    assert not torch.equal(session.feed(us), first)
+    session.reset()
+    assert torch.equal(session.feed(us), first)
+
+
+def test_the_fast_road_is_taken() -> None:
+    session = ns.Session(made(ns.GRU, 16, 32))
+    if not ns.nn.layers.COMPILED:
+        pytest.skip("the compiled extension is not installed")
+    session.step(torch.randn(16))
+    assert session._stepper is not None
+
+
+@wide
+def test_peek_fork_and_outputs_that_stay(kind: type[ns.Cell], inputs: int, hidden: int) -> None:
+    cell, us = made(kind, inputs, hidden), torch.randn(STEPS, inputs)
+    session = ns.Session(cell)
+    session.feed(us[:3])
+    for _ in range(2):  # before and after the fast road is laid
+        before = session.state
+        seen = session.peek(us[3])
+        assert equal(session.state, before)
+        twin = session.fork()
+        first = session.step(us[3])
+        kept = first.clone()
+        session.step(us[4])
+        assert torch.equal(first, seen)
+        assert torch.equal(first, kept), "an output changed after it was handed out"
+        assert torch.equal(twin.step(us[3]), seen)
+        session.state = before
+
+
+def test_the_cell_is_copied_in_eval_mode() -> None:
+    cell = ns.Dropped(made(ns.GRU, 16, 16), state=0.5).train()
+    us = torch.randn(3, 16)
+    session = ns.Session(cell)
+    expected = ns.Session(copy.deepcopy(cell).eval()).feed(us)
+    with torch.no_grad():
+        cell.cell.weight_hh.zero_()
+    assert torch.equal(session.feed(us), expected)
+    assert cell.training
+    assert not session.step(us[0]).requires_grad
+
+
+@wide
+def test_saved_bytes_bring_the_state_back(kind: type[ns.Cell], inputs: int, hidden: int) -> None:
+    cell, us = made(kind, inputs, hidden), torch.randn(STEPS, inputs)
+    session = ns.Session(cell)
+    for u in us[:5]:
+        session.step(u)
+    data = session.save()
+    expected = session.feed(us[5:])
+    other = ns.Session(cell)
+    other.restore(data)
+    assert torch.equal(other.feed(us[5:]), expected)
+
+
+def without(data: bytes, **changes: str) -> bytes:
+    """Saved bytes with another header over the same tensors."""
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"].update(changes)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + size :]
+
+
+DAMAGE = {
+    "nothing": (lambda data: b"", "0 bytes that are no saved state"),
+    "text": (lambda data: b"weights of a GRU", "no saved state"),
+    "cut": (lambda data: data[:-5], "no saved state, or not all of it"),
+    "a bit": (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "digest differs"),
+    "other version": (lambda data: without(data, version="9"), "layout version '9'; this is version '1'"),
+    "other format": (lambda data: save({"h": torch.zeros(2)}), "their format is None"),
+    "other cell": (lambda data: ns.Session(ns.LSTM(16, 32)).save(), "of a LSTM, this is a GRU"),
+    "other size": (lambda data: ns.Session(ns.GRU(16, 48)).save(), r"\(1, 48\) .*; this cell has \(1, 32\)"),
+    "other rows": (lambda data: ns.Session(ns.GRU(16, 32), batch_size=2).save(), r"\(2, 32\)"),
+    "no bytes": (lambda data: "data", "expected bytes, got a str"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_and_foreign_bytes_are_refused_and_change_nothing(damage: str) -> None:
+    session = ns.Session(made(ns.GRU, 16, 32))
+    session.feed(torch.randn(3, 16))
+    before = session.state
+    spoil, words = DAMAGE[damage]
+    with pytest.raises(InputError, match=words):
+        session.restore(spoil(session.save()))
+    assert equal(session.state, before)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda s: s.step(torch.randn(7)), "expected"),
+        (lambda s: s.step(torch.randn(2, 16)), "expected"),
+        (lambda s: s.feed(torch.randn(16)), "expected"),
+        (lambda s: s.step([1.0]), "expected a tensor"),
+        (lambda s: s.step(torch.randn(16).double()), "float64"),
+        (lambda s: setattr(s, "state", torch.zeros(1, 5)), "state"),
+    ],
+)
+@pytest.mark.parametrize("warm", [False, True])
+def test_wrong_input_is_refused_and_changes_nothing(call, words: str, warm: bool) -> None:
+    session = ns.Session(made(ns.GRU, 16, 32))
+    if warm:
+        session.step(torch.randn(16))
+    before = session.state
+    with pytest.raises(InputError, match=words):
+        call(session)
+    assert equal(session.state, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"), [((torch.nn.GRU(3, 4),), {}), ((ns.GRU(3, 4),), {"batch_size": 0})]
+)
+def test_a_session_needs_a_cell_and_rows(arguments, options) -> None:
+    with pytest.raises(InputError):
+        ns.Session(*arguments, **options)
+
+
+def test_inputs_that_are_not_contiguous_or_need_gradients() -> None:
+    session, us = ns.Session(made(ns.GRU, 16, 32)), torch.randn(16, 5)
+    expected = ns.Session(made_like(session)).feed(us.T.contiguous())
+    found = torch.stack([session.step(us[:, t].requires_grad_()) for t in range(5)])
+    assert torch.equal(found, expected)
+
+
+def made_like(session: ns.Session) -> ns.Cell:
+    return session._cell
+
+
+# Streams
+
+
+def test_streams_come_and_go_with_the_bits_of_each_alone() -> None:
+    cell = made(ns.LSTM, 16, 32)
+    draw = torch.Generator().manual_seed(5)
+    streams, alone, fresh = ns.Streams(cell), {}, ns.Session(cell)
+    for t in range(30):
+        for i in streams.open(int(torch.randint(0, 4, (), generator=draw))):
+            alone[i] = fresh.fork()
+        live = [i for i in streams.ids if torch.rand((), generator=draw) < 0.7]
+        live.reverse()
+        us = torch.randn(len(live), 16, generator=draw)
+        if live:
+            vs = streams.step(live, us)
+            assert torch.equal(vs, torch.stack([alone[i].step(u) for i, u in zip(live, us, strict=True)])), t
+        if t % 3 == 2 and len(streams) > 2:
+            gone = streams.ids[::3]
+            streams.close(gone)
+            for i in gone:
+                del alone[i]
+        assert streams.ids == list(alone)
+    assert max(alone) > len(alone), "no stream ever left"
+
+
+def test_chunks_of_different_length() -> None:
+    cell = made(ns.GRU, 16, 32)
+    streams = ns.Streams(cell)
+    ids, us, lengths = streams.open(3), torch.randn(6, 3, 16), torch.tensor([6, 0, 2])
+    vs = streams.feed(ids, us, lengths=lengths)
+    for k, n in enumerate(lengths.tolist()):
+        session = ns.Session(cell)
+        expected = session.feed(us[:n, k]) if n else torch.zeros(0, 32)
+        assert torch.equal(vs[:n, k], expected)
+        assert not vs[n:, k].any()
+        assert equal(streams.state([ids[k]]), session.state)
+
+
+def test_streams_fork_reset_save_and_restore() -> None:
+    cell = made(ns.GRU, 16, 32)
+    streams = ns.Streams(cell)
+    a, b = streams.open(2)
+    streams.feed([a, b], torch.randn(4, 2, 16))
+    (c,) = streams.fork([b])
+    assert equal(streams.state([c]), streams.state([b]))
+    data = streams.save([a, b])
+    streams.reset([b])
+    assert not streams.state([b]).any()
+    assert streams.state([c]).any()
+    elsewhere = ns.Streams(cell)
+    moved = elsewhere.restore(data)
+    assert equal(elsewhere.state(moved[:1]), streams.state([a]))
+    session = ns.Session(cell)
+    session.restore(streams.save([c]))
+    assert equal(session.state, streams.state([c]))
+    with pytest.raises(InputError, match="not all of it"):
+        elsewhere.restore(data[:-1])
+    assert len(elsewhere) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda s, a: s.step([a, a], torch.randn(2, 16)), "named twice"),
+        (lambda s, a: s.step([a, 99], torch.randn(2, 16)), r"\[99\] are not open streams \(2 are\)"),
+        (lambda s, a: s.step([a], torch.randn(2, 16)), "1 streams"),
+        (lambda s, a: s.step([a], torch.randn(1, 7)), "expected"),
+        (lambda s, a: s.step([a], None), "expected a tensor"),
+        (lambda s, a: s.close([7]), "not open"),
+        (lambda s, a: s.open(-1), "count"),
+    ],
+)
+def test_wrong_streams_are_refused_and_change_nothing(call, words: str) -> None:
+    streams = ns.Streams(made(ns.GRU, 16, 32))
+    a, b = streams.open(2)
+    streams.feed([a, b], torch.randn(4, 2, 16))
+    before = streams.state([a, b])
+    with pytest.raises(InputError, match=words):
+        call(streams, a)
+    assert equal(streams.state([a, b]), before)
+
+
+def test_a_closed_stream_stays_closed() -> None:
+    streams = ns.Streams(made(ns.GRU, 16, 32))
+    (a,) = streams.open()
+    streams.close([a])
+    (b,) = streams.open()
+    assert b != a
+    with pytest.raises(InputError, match="not open"):
+        streams.step([a], torch.randn(1, 16))
+
+
+def test_ids_as_input() -> None:
+    row = BY_NAME["Embedded GRU"]
+    streams = ns.Streams(row.cell(dtype=torch.float32))
+    found: Tensor = streams.step(streams.open(3), torch.tensor([0, 6, 2]))
+    assert found.shape == (3, 5)
