@@ -16,14 +16,17 @@ Span = tuple[int, int]
 Pieces = list[tuple[int, int]]
 """(column, node) pairs that cover a value."""
 
+Leaf = tuple[str, int]
+"""("state", place) or ("seq", place)."""
+
 SCALAR_LEAVES = frozenset({"imm", "flag"})
 
 
 class Cutter:
     """Rebuilds values of one builder, piece by piece, in another."""
 
-    def __init__(self, source: Builder, state_edges: dict[int, set[int]]) -> None:
-        self.source, self.build, self.state_edges = source, Builder(), state_edges
+    def __init__(self, source: Builder, leaf_edges: dict[Leaf, set[int]]) -> None:
+        self.source, self.build, self.leaf_edges = source, Builder(), leaf_edges
         self.done: dict[tuple[int, int, int], int] = {}
         self.cuts: dict[int, list[Span]] = {}
 
@@ -52,11 +55,13 @@ class Cutter:
             last = first + node.width
             inner = [(max(s, first), min(s + w, last)) for s, w in self.spans(node.args[0])]
             return [(low - first, high - low) for low, high in inner if low < high]
-        if node.op in ("matmul", "rowsum", "rowmax") or (node.op in LEAVES and node.op != "state"):
+        if node.op in ("matmul", "rowsum", "rowmax") or (
+            node.op in LEAVES and node.op not in ("state", "seq")
+        ):
             return [(0, node.width)]
         edges = {0, node.width}
-        if node.op == "state":
-            edges |= self.state_edges.get(int(node.attr[0]), set())
+        if node.op in ("state", "seq"):
+            edges |= self.leaf_edges.get((node.op, int(node.attr[0])), set())
         for argument in node.args:
             if self.source.width(argument) == node.width:
                 edges |= {start for start, _ in self.spans(argument)}
@@ -140,20 +145,20 @@ class Cutter:
 
 
 def cut(source: Builder, states: list[int], outputs: list[int]) -> tuple[Builder, list[Pieces], list[Pieces]]:
-    """Every root as pieces; a state component is read and written in the same pieces."""
-    edges: dict[int, set[int]] = {}
+    """Every root as pieces; a state component is read and written, an input read, in the same pieces."""
+    edges: dict[Leaf, set[int]] = {}
     while True:
         cutter = Cutter(source, edges)
-        state_pieces = [cutter.root(node, edges.get(leaf)) for leaf, node in enumerate(states)]
+        state_pieces = [cutter.root(node, edges.get(("state", place))) for place, node in enumerate(states)]
         output_pieces = [cutter.root(node) for node in outputs]
-        found: dict[int, set[int]] = {}
-        for leaf, pieces in enumerate(state_pieces):
+        found: dict[Leaf, set[int]] = {}
+        for place, pieces in enumerate(state_pieces):
             for column, piece in pieces:
-                found.setdefault(leaf, set()).update((column, column + cutter.build.width(piece)))
+                found.setdefault(("state", place), set()).update((column, column + cutter.build.width(piece)))
         for node in cutter.build.nodes:
-            if node.op == "state":
+            if node.op in ("state", "seq"):
                 column = int(node.attr[1])
-                found.setdefault(int(node.attr[0]), set()).update((column, column + node.width))
+                found.setdefault((node.op, int(node.attr[0])), set()).update((column, column + node.width))
         if all(ends <= edges.get(leaf, set()) for leaf, ends in found.items()):
             return cutter.build, state_pieces, output_pieces
         for leaf, ends in found.items():

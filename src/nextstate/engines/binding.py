@@ -168,13 +168,16 @@ def readable(value: Tensor, buffer: dict[str, Any], copied: bool) -> Tensor:
     return out
 
 
-def writable(rows: int, buffer: dict[str, Any], zero: bool) -> Tensor:
-    """Fresh rows that become a tensor of the user's, or of the pool if pad columns must be cut off."""
-    if zero:
-        return torch.zeros(rows, buffer["ld"])
-    if buffer["width"] % 16:
-        return _engine.empty(rows, buffer["ld"])
-    return torch.empty(rows, buffer["ld"])
+POOLED = 1 << 14
+"""Floats from which memory comes from the pool: fresh pages cost more than the work done in them."""
+
+
+def memory(rows: int, cols: int, zero: bool = False) -> Tensor:
+    """Memory for something handed to the user; it goes back to the pool when the tensor is gone."""
+    if rows * cols < POOLED:
+        return torch.zeros(rows, cols) if zero else torch.empty(rows, cols)
+    value = _engine.empty(rows, cols)
+    return value.zero_() if zero else value
 
 
 def trimmed(value: Tensor, width: int) -> Tensor:
@@ -185,7 +188,7 @@ def trimmed(value: Tensor, width: int) -> Tensor:
 def incoming(gradient: Tensor | None, rows: int, buffer: dict[str, Any], own: bool) -> Tensor:
     """A gradient from above, zeros for none; a copy if the program writes to it (`own`)."""
     if gradient is None:
-        return torch.zeros(1, rows * buffer["ld"] + SLACK)
+        return memory(1, rows * buffer["ld"] + SLACK, zero=True)
     if not own:
         return gradient.contiguous()
     return readable(gradient, buffer, True)

@@ -178,9 +178,13 @@ class CpuEngine:
                 with _disable_current_modes():
                     u, s = _example(request.us, 2), _example(request.s0, 1)
                     step = compile_step(request.cell, u, s, gather=gather, keep_outputs=keep_outputs)
-                known[key] = Registered(Kernel(step, precision))
+                    kernel = Kernel(step, precision)
+                    kernel.build()
+                known[key] = Registered(kernel)
             except Unsupported as refused:
                 known[key] = refused
+            except ValueError as error:  # the engine's own check of a program
+                known[key] = Unsupported([f"its program is refused: {error}"])
         return known[key]
 
 

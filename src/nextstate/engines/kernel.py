@@ -13,7 +13,7 @@ from nextstate.checks import refuse
 from nextstate.compiler.compiling import CompiledStep
 from nextstate.compiler.differentiate import Resolved, Wanted
 from nextstate.compiler.program import Key, Program
-from nextstate.engines.binding import SLACK, Bound, incoming, readable, trimmed, writable
+from nextstate.engines.binding import SLACK, Bound, incoming, memory, readable, trimmed
 from nextstate.engines.layout import Layout
 from nextstate.engines.replay import replay
 from nextstate.engines.threads import threads
@@ -62,6 +62,15 @@ class Kernel:
         if wanted not in self.variants:
             self.variants[wanted] = self._variant(wanted)
         return self.variants[wanted]
+
+    def build(self) -> None:
+        """Make the programs without gradients and with all of them now, so that what cannot be run is known.
+
+        Raises Unsupported or ValueError if one of them cannot be made.
+        """
+        if self.step.loop.states:
+            self.variant(0)
+            self.variant(sum(1 << bit for bit, (kind, _) in enumerate(self.slots) if kind != "ids"))
 
     def _variant(self, mask: int) -> Variant:
         if not mask:
@@ -112,7 +121,7 @@ class Kernel:
         outs = []
         for j in range(len(self.step.loop.outputs)):
             index = bound.program.found["out", j]
-            outs.append(writable(layout.rows, buffers[index], zero=False))
+            outs.append(memory(layout.rows, buffers[index]["ld"]))
             pointers[index] = outs[-1].data_ptr()
         block = None
         if mask:
@@ -178,10 +187,10 @@ class Kernel:
                 looked_up = kind.startswith("dtable")
                 rows = len(tensors[self.slots.index(("table", place))]) if looked_up else buffer["rows"]
                 zero = looked_up or key not in program.covered
-                value = (torch.zeros if zero else torch.empty)(rows, buffer["ld"])
+                value = memory(rows, buffer["ld"], zero)
             else:
                 rows = layout.batch if kind == "drow" else layout.rows
-                value = writable(rows, buffer, zero=kind == "drow" or key not in program.covered)
+                value = memory(rows, buffer["ld"], kind == "drow" or key not in program.covered)
             made[key] = value
             pointers[index] = value.data_ptr()
         packed = bound.pack(tensors[self.weight_slot : self.state_slot], cache=False)

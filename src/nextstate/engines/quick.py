@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nextstate import _engine
 from nextstate.cell import Cell
-from nextstate.engines.binding import SMALL, Bound, optimiser_steps
+from nextstate.engines.binding import SMALL, Bound, memory, optimiser_steps
 from nextstate.engines.kernel import Kernel
 from nextstate.engines.layout import Layout
 from nextstate.engines.threads import threads
@@ -106,7 +106,7 @@ class Quick:
             self.free.clear()
         work = self.free.pop() if self.free else self._workspace()
         steps, batch, _ = self.shape
-        vs = torch.empty(steps, batch, self.output_width)
+        vs = memory(steps * batch, self.output_width).view(steps, batch, self.output_width)
         pointers = work.pointers
         pointers[self.input_at], pointers[self.output_at] = us.data_ptr(), vs.data_ptr()
         count = threads() if self.bound.work * steps * batch > SMALL else 1
