@@ -72,6 +72,8 @@ def teach(
 ) -> Iterator[tuple[Lesson, Recogniser]]:
     """Train a network on random words, the machine's answer asked after every letter; yields its progress.
 
+    Half of the words have uniform letters; the other half takes only letters after which the machine can
+    still accept, since in a language such as that of brackets nearly all uniform words are lost at once.
     The cell must hand out its state as its output, as GRU and LSTM do. Words grow from 6 letters to `length`
     over the first steps, and the rate halves every 800. It ends when all prefixes of held-out words of the
     full length are answered right three times in a row, or after `steps` or `seconds`.
@@ -83,12 +85,12 @@ def teach(
     draw = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(network.parameters(), lr=rate)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5 ** (1 / 800))
-    held = torch.randint(len(machine.alphabet), (length, 500), generator=draw)
+    held = _words(machine, length, 500, draw)
     answers = _answers(machine, held)
     began, perfect = time.monotonic(), 0
     for step in range(1, steps + 1):
         short = min(length, 6 + step // 10)
-        ids = torch.randint(len(machine.alphabet), (short, batch), generator=draw)
+        ids = _words(machine, short, batch, draw)
         loss = F.binary_cross_entropy_with_logits(_scores(network, ids), _answers(machine, ids).float())
         optimiser.zero_grad()
         loss.backward()
@@ -113,7 +115,7 @@ def circle(machine: DFA, *, seed: int = 0, seconds: float = 40.0) -> Circle:
     truth = complete(machine)
     *_, (_, network) = taught = list(teach(truth, seed=seed, seconds=seconds))
     lessons = tuple(lesson for lesson, _ in taught)
-    found = extract(network, method="lstar", seed=seed)
+    found = extract(network, method="lstar", states=50 + 4 * len(truth.states), seed=seed)
     difference = distinguishing_word(found.machine, truth)
     assert isinstance(found.machine, DFA)
     again = compile(found.machine)
@@ -127,13 +129,32 @@ def _scores(network: Recogniser, ids: Tensor) -> Tensor:
     return torch.cat([start[None], network.score(vs)])
 
 
-def _answers(machine: DFA, ids: Tensor) -> Tensor:
-    """Whether the machine accepts [T + 1, B] before, between and after the letters."""
+def _words(machine: DFA, length: int, count: int, draw: torch.Generator) -> Tensor:
+    """Letters [length, count] of random words, the second half of them kept where acceptance is possible."""
+    table, accepting = _table(machine)
+    live = accepting
+    for _ in machine.states:
+        live = live | live[table].any(1)
+    chances = torch.stack([torch.ones_like(table), live[table] + ~live[table].any(1, keepdim=True)]).double()
+    kept = (torch.arange(count) >= count // 2).long()
+    here, letters = torch.zeros(count, dtype=torch.int64) + machine.states.index(machine.start), []
+    for _ in range(length):
+        letters.append(torch.multinomial(chances[kept, here], 1, generator=draw).squeeze(1))
+        here = table[here, letters[-1]]
+    return torch.stack(letters)
+
+
+def _table(machine: DFA) -> tuple[Tensor, Tensor]:
+    """The next state [states, letters] and whether a state accepts, by numbers."""
     number = {q: i for i, q in enumerate(machine.states)}
     table = torch.tensor([[number[machine.step(q, a)] for a in machine.alphabet] for q in machine.states])
-    accepting = torch.tensor([machine.label(q) for q in machine.states])
-    here = torch.full((ids.shape[1],), number[machine.start])
-    path = [here]
+    return table, torch.tensor([machine.label(q) for q in machine.states])
+
+
+def _answers(machine: DFA, ids: Tensor) -> Tensor:
+    """Whether the machine accepts [T + 1, B] before, between and after the letters."""
+    table, accepting = _table(machine)
+    path = [torch.full((ids.shape[1],), machine.states.index(machine.start))]
     for letters in ids:
         path.append(table[path[-1], letters])
     return accepting[torch.stack(path)]
