@@ -66,10 +66,10 @@ RECIPES = {
     "robust": Recipe(
         largest=32,
         shortest=1,
-        longest=40,
+        longest=44,
         hidden=128,
         batch=64,
-        steps=45000,
+        steps=41000,
         full=0.3,
         plain=0.1,
         ordered=0.25,
