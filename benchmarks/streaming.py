@@ -68,9 +68,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--hidden", type=lambda text: [int(x) for x in text.split(",")], default=[64, 128, 256, 512]
-    )
+    parser.add_argument("--hidden", default="64,128,256,512")
     parser.add_argument("--repeats", type=int, default=3000)
     parser.add_argument("--streams", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=200)
