@@ -1,6 +1,7 @@
 # make run     set up, train the short sorter with live progress, save model and learning curve, sort some lists
 # make test    set up, then ruff, mypy and pytest
 # make check   ruff and mypy only          make bench   the benchmarks          make clean   remove what was built
+# make sanitize   the agreement tests on kernels built with AddressSanitizer, then with UBSan
 #
 # The set-up is done once; a stamp file per stage makes the second call immediate.
 # TORCH may name another build, with pip's options behind it.
@@ -18,7 +19,7 @@ NATIVE := CMakeLists.txt $(shell find csrc -type f)
 # Threads of PyTorch that wait for work sleep instead of spinning: spinning ones take the cores from the engine's.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup run test check bench clean
+.PHONY: setup run test check bench sanitize clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/package
@@ -54,6 +55,18 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/run.py
+
+# The sanitized extension stands beside the package's Python files in a folder of its own; leaks are Python's.
+SANITIZED := ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 OMP_NUM_THREADS=1
+sanitize: setup
+	for kind in address undefined; do \
+	  rm -rf build/$$kind && mkdir -p build/$$kind && cp -r src/nextstate build/$$kind/ && rm -f build/$$kind/nextstate/*.so && \
+	  cmake -S . -B build/$$kind/cmake -DNEXTSTATE_SANITIZE=$$kind -DPython_EXECUTABLE=$(abspath $(BIN)/python) >/dev/null && \
+	  cmake --build build/$$kind/cmake -j 2 && cp build/$$kind/cmake/*.so build/$$kind/nextstate/ && \
+	  $(SANITIZED) LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so) $$(c++ -print-file-name=libstdc++.so)" \
+	  $(BIN)/python tests/compiler/sanitized.py $(abspath build)/$$kind -q -p no:cacheprovider tests/engine tests/compiler/test_steps.py \
+	  tests/compiler/test_same_bits.py tests/compiler/test_memory.py || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist runs .pytest_cache .ruff_cache .mypy_cache .hypothesis
