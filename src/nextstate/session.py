@@ -32,7 +32,7 @@ class Session:
     whatever runs beside it, and the same as `scan` over the whole. (What a cell computes outside its loop, a
     read-out or everything in a MinGRU that reads the input alone, torch multiplies: equal to rounding.)
 
-    A new session copies and compiles; `fork`, and a row of `Streams`, do neither.
+    A new session copies and compiles; `fork`, and a row of `Streams`, do neither. One thread at a time.
 
     Raises InputError for input of the wrong size, and for a saved state that is damaged or not of this cell.
 
@@ -77,7 +77,13 @@ class Session:
 
     def step(self, u: Tree) -> Tree:
         """One step: the output of u; the state moves on."""
-        if type(u) is Tensor and u.shape == self._shape and u.dtype is torch.float32 and u.is_contiguous():
+        if (
+            type(u) is Tensor
+            and u.shape == self._shape
+            and u.dtype is torch.float32
+            and u.is_cpu
+            and u.is_contiguous()
+        ):
             return self._stepper(u)
         return self._general_step(u)
 

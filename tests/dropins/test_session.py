@@ -192,6 +192,7 @@ def test_damaged_and_foreign_bytes_are_refused_and_change_nothing(damage: str) -
         (lambda s: s.feed(torch.randn(16)), "expected"),
         (lambda s: s.step([1.0]), "expected a tensor"),
         (lambda s: s.step(torch.randn(16).double()), "float64"),
+        (lambda s: s.step(torch.randn(16, device="meta")), "on meta"),
         (lambda s: setattr(s, "state", torch.zeros(1, 5)), "state"),
     ],
 )
