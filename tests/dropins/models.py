@@ -1,4 +1,4 @@
-"""Public architectures rebuilt small, on torch.nn alone, as their authors would write them."""
+"""Public architectures rebuilt on torch.nn alone, as their authors would write them; n times as wide."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LENGTHS = torch.tensor([9, 4, 12, 1])
 class Tagger(nn.Module):
     """Words and characters into a BiLSTM, a score for every tag (Lample et al. 2016, without the CRF)."""
 
-    def __init__(self) -> None:
+    def __init__(self, n: int = 1) -> None:
         super().__init__()
         self.words, self.letters = nn.Embedding(50, 12), nn.Embedding(20, 6)
-        self.spelling = nn.LSTM(6, 8, bidirectional=True, batch_first=True)
-        self.context = nn.LSTM(28, 16, num_layers=2, bidirectional=True, dropout=0.3)
-        self.tags = nn.Linear(32, 7)
+        self.spelling = nn.LSTM(6, 8 * n, bidirectional=True, batch_first=True)
+        self.context = nn.LSTM(12 + 16 * n, 16 * n, num_layers=2, bidirectional=True, dropout=0.3)
+        self.tags = nn.Linear(32 * n, 7)
 
     def forward(self, words: Tensor, letters: Tensor, lengths: Tensor) -> Tensor:
         steps, batch, length = letters.shape
@@ -36,13 +36,13 @@ class Tagger(nn.Module):
 class Enhancer(nn.Module):
     """A mask for every band of a noisy spectrum from three GRUs (RNNoise, Valin 2018)."""
 
-    def __init__(self) -> None:
+    def __init__(self, n: int = 1) -> None:
         super().__init__()
-        self.dense = nn.Linear(22, 16)
-        self.voice = nn.GRU(16, 16, batch_first=True)
-        self.noise = nn.GRU(16 + 16 + 22, 24, batch_first=True)
-        self.clean = nn.GRU(16 + 24 + 22, 32, batch_first=True)
-        self.mask = nn.Linear(32, 22)
+        self.dense = nn.Linear(22, 16 * n)
+        self.voice = nn.GRU(16 * n, 16 * n, batch_first=True)
+        self.noise = nn.GRU(32 * n + 22, 24 * n, batch_first=True)
+        self.clean = nn.GRU(40 * n + 22, 32 * n, batch_first=True)
+        self.mask = nn.Linear(32 * n, 22)
 
     def forward(self, bands: Tensor) -> Tensor:
         seen = torch.tanh(self.dense(bands))
@@ -59,13 +59,13 @@ class Enhancer(nn.Module):
 class Translator(nn.Module):
     """A bidirectional reader, a decoder cell, additive attention (Bahdanau et al. 2015)."""
 
-    def __init__(self) -> None:
+    def __init__(self, n: int = 1) -> None:
         super().__init__()
         self.source, self.target = nn.Embedding(30, 10), nn.Embedding(25, 10)
-        self.reader = nn.GRU(10, 12, bidirectional=True)
-        self.start, self.writer = nn.Linear(12, 16), nn.GRUCell(10 + 24, 16)
-        self.keys, self.query, self.score = nn.Linear(24, 8), nn.Linear(16, 8), nn.Linear(8, 1)
-        self.words = nn.Linear(16 + 24, 25)
+        self.reader = nn.GRU(10, 12 * n, bidirectional=True)
+        self.start, self.writer = nn.Linear(12 * n, 16 * n), nn.GRUCell(10 + 24 * n, 16 * n)
+        self.keys, self.query, self.score = nn.Linear(24 * n, 8), nn.Linear(16 * n, 8), nn.Linear(8, 1)
+        self.words = nn.Linear(40 * n, 25)
 
     def forward(self, source: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
         packed = pack_padded_sequence(self.source(source), lengths, enforce_sorted=False)
@@ -89,11 +89,11 @@ class Translator(nn.Module):
 class Forecaster(nn.Module):
     """Mean and spread of the next value of a series, drawn on for a horizon (DeepAR, Salinas et al. 2020)."""
 
-    def __init__(self) -> None:
+    def __init__(self, n: int = 1) -> None:
         super().__init__()
         self.series = nn.Embedding(5, 4)
-        self.lstm = nn.LSTM(1 + 3 + 4, 20, num_layers=3, dropout=0.1)
-        self.mean, self.spread = nn.Linear(60, 1), nn.Linear(60, 1)
+        self.lstm = nn.LSTM(1 + 3 + 4, 20 * n, num_layers=3, dropout=0.1)
+        self.mean, self.spread = nn.Linear(60 * n, 1), nn.Linear(60 * n, 1)
 
     def forward(self, values: Tensor, covariates: Tensor, series: Tensor) -> Tensor:
         steps, state, found = len(values), None, []
@@ -115,10 +115,10 @@ class Forecaster(nn.Module):
 class Classifier(nn.Module):
     """Two tanh layers over a sequence, the last state read (Elman 1990)."""
 
-    def __init__(self) -> None:
+    def __init__(self, n: int = 1) -> None:
         super().__init__()
-        self.network = nn.RNN(5, 14, num_layers=2, batch_first=True)
-        self.read = nn.Linear(14, 3)
+        self.network = nn.RNN(5, 14 * n, num_layers=2, batch_first=True)
+        self.read = nn.Linear(14 * n, 3)
 
     def forward(self, us: Tensor) -> Tensor:
         return self.read(self.network(us)[1][-1])

@@ -54,8 +54,8 @@ class GRU(nn.GRU):
     subclass: code that asks `isinstance(m, torch.nn.GRU)` goes on working.
 
     What runs: float32 on a CPU, the compiled engine; torch.func transforms and forward-mode derivatives, the
-    reference engine; everything else (a GPU, other dtypes, autocast, tracing, export, input that torch
-    refuses), the code of `torch.nn.GRU` itself.
+    reference engine; everything else (a GPU, other dtypes, autocast, tracing, export, one step with a
+    gradient, input that torch refuses), the code of `torch.nn.GRU` itself.
 
     >>> layer = GRU(3, 5, bidirectional=True)
     >>> output, h_n = layer(torch.ones(7, 2, 3))
@@ -168,10 +168,18 @@ def fits(layer: nn.RNNBase, input: Any, hx: tuple[Tensor, ...] | None) -> bool:
         return False
     if data.shape[-1] != layer.input_size or not data.numel():
         return False
+    if torch.is_grad_enabled() and not transformed() and _steps(layer, input) == 1:
+        return False  # one node of the graph for every step costs more than the kernels of a step
     weights = [getattr(layer, name) for name in layer._flat_weights_names]
     if not ours(data, *weights, *(hx or ())) or data.dtype != weights[0].dtype:
         return False
     return hx is None or _right_start(layer, input, data, hx)
+
+
+def _steps(layer: nn.RNNBase, input: Any) -> int:
+    if isinstance(input, PackedSequence):
+        return len(input.batch_sizes)
+    return input.shape[1 if layer.batch_first and input.dim() == 3 else 0]
 
 
 def _right_start(layer: nn.RNNBase, input: Any, data: Tensor, hx: Any) -> bool:
