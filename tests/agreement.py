@@ -23,6 +23,10 @@ Outcome = dict[str, Tensor]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 
 
+HERE = [name for name in ENGINES if name != "torch"]
+"""The engines that run on a CPU; that of torch's fused kernels has its own tests."""
+
+
 def on(engine: str) -> Runner:
     """The runner of one engine; where the engine refuses the request, the test is skipped with its reason."""
 

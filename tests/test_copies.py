@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import nextstate as ns
-from agreement import assert_agree, assert_close, on, outcome
+from agreement import HERE, assert_agree, assert_close, on, outcome
 from catalogue import BY_NAME, ROWS, Row, random_state, randomise_
-from nextstate.run import ENGINES
 from nextstate.states import tree_map
 
 
@@ -109,7 +108,7 @@ def shared() -> ns.Cell:
 @pytest.mark.parametrize(
     "make", [lambda: Twice(ns.GRU(3, 3)), tied, shared], ids=["wrapped", "tied", "shared"]
 )
-@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("engine", HERE)
 def test_a_parameter_that_stands_in_two_places(make, engine: str) -> None:
     cell = randomise_(make())
     parameters = dict(cell.named_parameters())

@@ -7,14 +7,13 @@ import torch
 
 import laws
 import nextstate as ns
-from agreement import assert_agree, assert_close, dtype_of, on, outcome
+from agreement import HERE, assert_agree, assert_close, dtype_of, on, outcome
 from catalogue import BY_NAME, ROWS, Row, random_state, randomise_
 from nextstate.lengths import reverse_valid
-from nextstate.run import ENGINES
 from nextstate.states import leaves, tree_map
 
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-engines = pytest.mark.parametrize("engine", list(ENGINES))
+engines = pytest.mark.parametrize("engine", HERE)
 
 LENGTHS = torch.tensor([3, 0, 5, 1])
 
@@ -193,7 +192,7 @@ def test_hidden_sizes_that_fill_no_vector(hidden: int, engine: str) -> None:
 
 
 @rows
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "reference"])
+@pytest.mark.parametrize("engine", [name for name in HERE if name != "reference"])
 @pytest.mark.parametrize("hidden", [5, 17])
 def test_engine_agrees_with_the_reference(row: Row, engine: str, hidden: int) -> None:
     cell = row.cell(4, hidden, torch.float32)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nextstate as ns
+from agreement import HERE
 from catalogue import BY_NAME
-from nextstate.run import ENGINES
 
 STEPS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "a draw like the input": lambda u, s: (u + torch.rand_like(u), s),
@@ -29,7 +29,7 @@ def varies(vs: Tensor) -> bool:
     return len({tuple(row) for row in flat.tolist()}) == len(flat)
 
 
-@pytest.mark.parametrize("engine", [*ENGINES, "auto"])
+@pytest.mark.parametrize("engine", [*HERE, "auto"])
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.filterwarnings("ignore::nextstate.FallbackWarning")
 def test_every_step_and_row_draws(name: str, engine: str) -> None:

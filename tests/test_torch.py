@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 import nextstate as ns
-from agreement import assert_agree
+from agreement import HERE, assert_agree
 from catalogue import randomise_
-from nextstate.run import ENGINES
 from torch_peers import PEERS, PROJECTION, Peer, cells_of, our_outcome, their_outcome
 
 peers = pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
@@ -17,7 +16,7 @@ peers = pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 
 @peers
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("engine", HERE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (1, True), (2, True), (3, False)])
 @pytest.mark.parametrize("lengths", [None, [5, 1, 7, 2]], ids=["full", "packed"])

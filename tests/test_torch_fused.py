@@ -7,7 +7,7 @@ import torch
 
 import nextstate as ns
 from nextstate.engines.torch_fused import TorchEngine, peer
-from nextstate.run import ENGINES, _request
+from nextstate.run import ENGINES, request_for
 from nextstate.states import leaves
 
 CELLS = {
@@ -27,7 +27,7 @@ def on(device: str) -> None:
 
 def fused(cell, us, s0=None, lengths=None):
     engine = TorchEngine(("cpu", "cuda"))
-    request = _request("scan", cell, us, s0, lengths)
+    request = request_for("scan", cell, us, s0, lengths)
     refusal = engine.refusal(request)
     assert refusal is None, refusal
     return engine.scan(request)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from nextstate.compiler.classify import Classes, Depends, check_rowwise, classify
+from nextstate.compiler.classify import Classes, Depends, check_rowwise, classify, shape
 from nextstate.compiler.differentiate import Loop, Resolved, Wanted, differentiate, resolve
 from nextstate.compiler.evaluate import order
 from nextstate.compiler.hoist import Outer, hoist
@@ -153,6 +153,11 @@ def _split(
         kind = next(
             (k for k in (Depends.STATE, Depends.INPUT, Depends.CONSTANT) if depends & k), Depends.NOTHING
         )
+        if kind == Depends.NOTHING and trace.batch in shape(node):
+            # The same for every row, but made for each: with as many rows as what reads it.
+            kind = Depends.INPUT
+            if any(classes.depends.get(user) == Depends.CONSTANT for user in node.users):
+                raise Unsupported(["a value made for each row meets a constant of the sequence"])
         groups[kind][node] = None
     position = {node: place for place, node in enumerate(trace.module.graph.nodes)}
     ordered = {kind: tuple(sorted(found, key=position.__getitem__)) for kind, found in groups.items()}

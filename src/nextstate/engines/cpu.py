@@ -34,6 +34,8 @@ from nextstate.lengths import last_valid, valid_steps, zero_padding
 from nextstate.states import Tree, leaves, rebuild, select, zeros_like
 
 Compiled = Registered | Unsupported
+MOST_QUICK = 32
+"""Shapes of input kept ready at a time for one cell: each holds packed weights."""
 HAS_BF16 = bool(_engine.info()["bf16"])
 
 
@@ -100,6 +102,8 @@ class CpuEngine:
             s0 = cell.initial_state(us.shape[1], device=us.device, dtype=us.dtype)
         key = us.shape, tuple(s.shape for s in leaves(s0))
         if key not in record.quick:
+            if len(record.quick) >= MOST_QUICK:
+                record.quick.clear()
             record.quick[key] = self._make_quick(record, cell, us, s0)
         found = record.quick[key]
         return None if found is None else found(us, s0, record.watch)
