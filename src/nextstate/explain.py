@@ -205,9 +205,6 @@ def _adjoint_roots(resolved: Resolved) -> list[int]:
     return found + [index for p in resolved.adjoint.products for index in (p.x, p.g)]
 
 
-CHEAP = frozenset({"matmul", "sum", "mul", "sub", "neg"})
-
-
 def _forward_ops(build: Builder) -> set[Node]:
     return {
         node for node in build.nodes if node.args and node.op not in ("matmul", "sum", "mul", "sub", "neg")

@@ -203,13 +203,12 @@ def translate(trace: Trace, classes: Classes, gather: bool) -> tuple[Translator,
     t = Translator(trace, classes, gather)
     next_states = [t.whole(trace.next_states[k]) for k in classes.moving]
     crossing = [t.whole(node) for node in crossings(trace, classes)]
-    for k, value in zip(classes.moving, next_states, strict=True):
+    for k in classes.moving:
         like = trace.states[k].meta["val"]
         if like.dtype != torch.float32:
             t.reasons.append(f"a state of {str(like.dtype).removeprefix('torch.')}")
         if like.dim() != 2:
             t.reasons.append(f"a state of shape {('B', *like.shape[1:])}: only [B, features]")
-        del value
     if t.reasons:
         raise Unsupported(list(dict.fromkeys(t.reasons)))
     return t, next_states, crossing

@@ -106,7 +106,7 @@ class CpuEngine:
                 record.quick.clear()
             record.quick[key] = self._make_quick(record, cell, us, s0)
         found = record.quick[key]
-        return None if found is None else found(us, s0, record.watch)
+        return None if found is None else found(us, s0)
 
     def _make_quick(self, record: _Record, cell: Cell, us: Tensor, s0: Tree) -> Quick | None:
         for key, compiled in record.compiled.items():

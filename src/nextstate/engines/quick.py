@@ -14,7 +14,6 @@ from nextstate.engines.binding import SMALL, Bound, memory, optimiser_steps
 from nextstate.engines.kernel import Kernel
 from nextstate.engines.layout import Layout
 from nextstate.engines.threads import threads
-from nextstate.engines.watch import Watch
 from nextstate.states import Tree, leaves, rebuild
 
 
@@ -91,7 +90,7 @@ class Quick:
             list(step.shapes.states), s0,
         )  # fmt: skip
 
-    def __call__(self, us: Tensor, s0: Tree, watch: Watch) -> tuple[Tree, Tree] | None:
+    def __call__(self, us: Tensor, s0: Tree) -> tuple[Tree, Tree] | None:
         starts = leaves(s0)
         if not us.is_contiguous() or not us.is_cpu:
             return None
