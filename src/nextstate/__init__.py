@@ -88,6 +88,6 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     """Rooms that are loaded when they are first asked for, so that the rest starts at once."""
-    if name == "machines":
+    if name in ("export", "machines"):
         return import_module(f"nextstate.{name}")
     raise AttributeError(f"module 'nextstate' has no attribute {name!r}")

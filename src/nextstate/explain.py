@@ -71,7 +71,7 @@ def explain(
     """
     assumed = us is None
     if us is None:
-        us = _guess(cell)
+        us = guess("explain", cell)
     request = request_for("explain", cell, us, s0)
     chosen, reasons = engine, []
     if engine == "auto":
@@ -101,7 +101,7 @@ def _look_ups(cell: Cell, us: Tree, s0: Tree) -> Iterator[str]:
             yield f"From {2 * rows} ids on, products with the embedding are looked up in its {rows} rows"
 
 
-def _guess(cell: Cell) -> Tree:
+def guess(operation: str, cell: Cell) -> Tree:
     """An input [1, 2, ...] that the step accepts."""
     for example in _candidates(cell):
         try:
@@ -111,7 +111,8 @@ def _guess(cell: Cell) -> Tree:
             continue
         return example
     return refuse(
-        "explain", f"what input {type(cell).__name__} takes could not be guessed; give one: explain(cell, us)"
+        operation,
+        f"what input {type(cell).__name__} takes could not be guessed; give one, as in explain(cell, us)",
     )
 
 
