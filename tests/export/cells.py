@@ -26,9 +26,11 @@ OPERATIONS = {
     "blend": lambda x: torch.lerp(x, 2 * x.sin(), x.sigmoid()), "gelu": F.gelu, "elu": F.elu,
     "mish": F.mish, "hardsigmoid": F.hardsigmoid, "leaky relu": F.leaky_relu, "logsigmoid": F.logsigmoid,
     "softmax": lambda x: x.softmax(-1), "log softmax": lambda x: x.log_softmax(-1),
-    "mean": lambda x: x - x.mean(-1, keepdim=True), "amax": lambda x: x / (1 + x.amax(-1, keepdim=True).abs()),
+    "mean": lambda x: x - x.mean(-1, keepdim=True),
+    "amax": lambda x: x / (1 + x.amax(-1, keepdim=True).abs()),
     "var": lambda x: x * x.var(-1, keepdim=True), "norm": lambda x: x / (1 + x.norm(dim=-1, keepdim=True)),
-    "layer norm": lambda x: F.layer_norm(x, (5,)), "halves": lambda x: torch.cat([x[:, 2:], x[:, :2].sin()], -1),
+    "layer norm": lambda x: F.layer_norm(x, (5,)),
+    "halves": lambda x: torch.cat([x[:, 2:], x[:, :2].sin()], -1),
     "one feature": lambda x: x[:, :1] * x + x[:, 1:2].expand(-1, 5),
 }  # fmt: skip
 
@@ -46,7 +48,7 @@ def operation_cell(name: str) -> ns.Cell:
 
 
 class Heads(ns.Cell):
-    """A state [B, heads, K] that decays at its own rates, a counter [B, 1], outputs of two shapes and a flag."""
+    """A state [B, heads, K] that decays at its own rates, a counter [B, 1]; two outputs and a flag."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from nextstate.compiler.hoist import pruned
 from nextstate.compiler.ir import Builder
 from nextstate.compiler.trace import Trace, Unsupported, trace_step
 from nextstate.compiler.translate import PASS, Translator
-from nextstate.states import Tree, leaves
+from nextstate.states import Tree
 
 STATE = Depends.STATE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nextstate.cell import Cell
 from nextstate.checks import refuse
 from nextstate.export.graph import frozen
+from nextstate.export.onnx_cells import of_bidirectional, of_cell, of_torch
 from nextstate.export.onnx_graph import IR_VERSION, OPSET
-from nextstate.export.onnx_models import OPERATION, Model, Port, model_of
+from nextstate.export.onnx_networks import of_classifier, of_encoder_decoder, of_language_model
+from nextstate.export.onnx_start import OPERATION, Model, Port
+from nextstate.networks import Bidirectional, EncoderDecoder, LanguageModel, SequenceClassifier
 from nextstate.states import Tree
 
 TOLERANCE = 2e-5
@@ -22,6 +27,12 @@ TOLERANCE = 2e-5
 
 SIZES = ((1, 1), (9, 3), (4, 6), (17, 2))
 """(steps, rows) of the comparisons."""
+
+
+KINDS: dict[type[nn.Module], Callable[[Any, Tree | None], Model]] = {
+    Cell: of_cell, Bidirectional: of_bidirectional, LanguageModel: of_language_model,
+    SequenceClassifier: of_classifier, EncoderDecoder: of_encoder_decoder, nn.RNNBase: of_torch,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +59,9 @@ def onnx(module: nn.Module, path: str | Path, us: Tree | None = None) -> OnnxFil
     their fields: s0_h, s0_c.
 
     `Bidirectional` has a pair of states. `LanguageModel` and `SequenceClassifier` take ids (or features)
-    [batch, time] and give `logits`. Layers of `torch.nn` and `nextstate.nn` keep torch's names (input, h_0,
-    c_0; output, h_n, c_n), `batch_first` and the other shapes. Everything is exported in eval mode.
+    [batch, time] and give `logits`; `EncoderDecoder` reads `source` ids and writes its best ids. Layers of
+    `torch.nn` and `nextstate.nn` keep torch's names (input, h_0, c_0; output, h_n, c_n), `batch_first` and
+    the other shapes. Everything is exported in eval mode.
 
     GRU, ResetBeforeGRU, LSTM, PeepholeLSTM, CoupledLSTM and Elman (tanh, relu, sigmoid) become ONNX's GRU,
     LSTM and RNN, also inside Stacked, Residual, Embedded, LearnedStart and Dropped; every other cell a
@@ -77,7 +89,7 @@ def onnx(module: nn.Module, path: str | Path, us: Tree | None = None) -> OnnxFil
     if not path.parent.is_dir():
         refuse(OPERATION, f"there is no folder {path.parent}")
     with torch.no_grad():
-        model = model_of(frozen(OPERATION, module), us)
+        model = _model(frozen(OPERATION, module), us)
         data = _bytes(model, type(module).__name__)
         difference = _compare(model, data)
     aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
@@ -91,6 +103,14 @@ def onnx(module: nn.Module, path: str | Path, us: Tree | None = None) -> OnnxFil
         len(data),
         difference,
     )
+
+
+def _model(module: nn.Module, us: Tree | None) -> Model:
+    for kind, make in KINDS.items():
+        if isinstance(module, kind):
+            return make(module, us)
+    known = "a layer of torch.nn or nextstate.nn, or " + ", ".join(k.__name__ for k in KINDS)
+    return refuse(OPERATION, f"the module is a {type(module).__name__}; expected {known}")
 
 
 def _said(port: Port) -> str:

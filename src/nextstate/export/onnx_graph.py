@@ -37,7 +37,7 @@ class Graph:
         """A constant; equal ones are kept once."""
         from onnx import numpy_helper
 
-        array = np.array(value, dtype=kind, order="C")
+        array: np.ndarray = np.array(value, dtype=kind, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
         root = self.root
         if key not in root.known:

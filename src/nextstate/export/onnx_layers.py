@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -176,7 +177,7 @@ class Layers:
         )
         last = [g.op("Squeeze", x, g.integers(0)) for x in found[1:]]
         # A row without steps keeps its start; runtimes hand back zeros for it.
-        some = g.op("Unsqueeze", g.op("Greater", self.lengths, g.number(0, "int64")), g.integers(1))
+        some = g.op("Unsqueeze", g.op("Greater", self.lengths, g.number(0, np.int64)), g.integers(1))
         last = [g.op("Where", some, new, old) for new, old in zip(last, s0, strict=True)]
         self.operators.append(f"{kind.operator} ({type(cell).__name__})")
         v = torch.zeros(1, h)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from nextstate.compiler.ir import Builder
 from nextstate.export.graph import StepGraph
@@ -38,7 +39,7 @@ class ScanWriter:
         self.outer: dict[int, str] = {}
 
     def write(self) -> tuple[list[str], list[str]]:
-        """The names of the outputs [T, B, w] (whatever stands past a row's end) and the last states [B, w]."""
+        """Outputs [T, B, w] (past a row's end anything) and last states [B, w], by name."""
         last = list(self.s0)
         if self.moving:
             for k, name in zip(self.moving, self._loop(), strict=True):
@@ -115,7 +116,7 @@ class ScanWriter:
         leaving = self._leaving()
         outs = [body.g.op("Identity", body.value(index)) for index in leaving]
 
-        def row(name: str, width: int | str | None = None) -> object:
+        def row(name: str, width: int) -> Any:
             return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
 
         widths = self.step.state_widths
@@ -190,3 +191,28 @@ class _Body:
         batch = self.g.op("Shape", like, start=0, end=1)
         width = self.g.integers(self.outer.build.width(index))
         return self.g.op("Expand", name, self.g.op("Concat", batch, width, axis=0))
+
+
+def write_step(g: Graph, step: StepGraph, ids: list[str], s: list[str]) -> tuple[list[str], list[str]]:
+    """One step that reads ids [B] alone, in a graph of its own: outputs and next states [B, w]."""
+    done: list[str] = []
+    batch = g.op("Shape", ids[0], start=0, end=1)
+
+    def full(index: int) -> str:
+        return g.op("Expand", done[index], g.op("Concat", batch, g.integers(step.build.width(index)), axis=0))
+
+    for node in step.build.nodes:
+        if node.op == "imm":
+            done.append(g.number(node.attr[0]))
+        elif node.op == "vec":
+            done.append(g.number(step.vecs[int(node.attr[0])].numpy(), hint="bias"))
+        elif node.op == "gather":
+            table, k = step.tables[int(node.attr[0])]
+            done.append(g.op("Gather", g.number(table.numpy(), hint="table"), ids[k], axis=0))
+        elif node.op == "state":
+            done.append(s[int(node.attr[0])])
+        elif node.op == "concat":
+            done.append(g.op("Concat", *(full(a) for a in node.args), axis=-1))
+        else:
+            done.append(emit(g, node, [done[a] for a in node.args], step.weights))
+    return [full(k) for k in step.outputs], [full(k) for k in step.next_states]
