@@ -16,7 +16,7 @@ from agreement import assert_close
 from export.cells import OPERATIONS, ROWS, USERS, catalogue_cell, operation_cell, randomise_
 from nextstate.compiler.evaluate import POINTWISE
 from nextstate.export import onnx_graph, onnx_layers
-from nextstate.export.onnx_start import paths
+from nextstate.export.names import paths
 from nextstate.networks import Concatenation, Ends, Last, Max, Mean
 from nextstate.states import Tree, leaves, rebuild, tree_map
 

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from nextstate.cell import Cell
 from nextstate.explain import guess
+from nextstate.export.names import paths
 from nextstate.export.onnx_layers import Value
 from nextstate.export.onnx_start import (
     OPERATION,
@@ -18,7 +19,6 @@ from nextstate.export.onnx_start import (
     Model,
     Port,
     Start,
-    paths,
     state_of,
     state_ports,
     there,

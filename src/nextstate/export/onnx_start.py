@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nextstate.cell import Cell
+from nextstate.export.names import paths
 from nextstate.export.onnx_graph import Graph
 from nextstate.export.onnx_layers import Layers, Value
 from nextstate.export.onnx_scan import Frame
@@ -44,14 +45,6 @@ class Model:
     meaning: Callable[[Given], list[Tensor]]
     layers: Layers
     results: list[str] = field(default_factory=list)
-
-
-def paths(prefix: str, tree: Tree) -> list[str]:
-    """A name for each tensor of a tree: s0, s0_h and s0_c, s0_0_h, ..."""
-    if isinstance(tree, Tensor):
-        return [prefix]
-    fields = getattr(tree, "_fields", range(len(tree)))
-    return [x for name, part in zip(fields, tree, strict=True) for x in paths(f"{prefix}_{name}", part)]
 
 
 class Start:

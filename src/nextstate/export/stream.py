@@ -1,0 +1,71 @@
+"""Modules that can run step by step, as one cell: a read-out is part of the step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nextstate.cell import Cell, FunctionCell
+from nextstate.checks import refuse
+from nextstate.combine import Stacked
+from nextstate.networks import Bidirectional, LanguageModel, Last, SequenceClassifier
+from nextstate.nn.views import cells_of
+from nextstate.states import Tree
+
+
+def as_cell(operation: str, module: nn.Module) -> Cell:
+    """as_cell : module -> Cell, whose outputs are those of the module after each step.
+
+    A language model gives the logits of the next token, a classifier those of what it has read so far.
+    Raises InputError for a module that must have read a sequence to its end.
+    """
+    if isinstance(module, Cell):
+        return module
+    if isinstance(module, LanguageModel):
+        return _read(module, module.cell)
+    if isinstance(module, SequenceClassifier):
+        return _classifier(operation, module)
+    if isinstance(module, nn.RNNBase) and not module.bidirectional:
+        cells = cells_of(module)
+        return cells[0] if len(cells) == 1 else Stacked(*cells)
+    if isinstance(module, Bidirectional | nn.RNNBase):
+        refuse(operation, f"{type(module).__name__} reads from the end of the sequence too: it has no step")
+    known = "a Cell, LanguageModel, SequenceClassifier or layer of torch.nn or nextstate.nn"
+    return refuse(operation, f"the module is a {type(module).__name__}; expected {known}")
+
+
+def _read(module: Any, cell: Cell) -> Cell:
+    def step(u: Tree, s: Tree) -> tuple[Tensor, Tree]:
+        v, s = cell(u, s)
+        return module.readout(v), s
+
+    return FunctionCell(step, cell.initial_state, module)
+
+
+def _classifier(operation: str, module: SequenceClassifier) -> Cell:
+    if not all(isinstance(layer, Cell) for layer in module.layers):
+        refuse(operation, "a classifier of which a layer reads from the end of the sequence has no step")
+    if type(module.pooling) is not Last:
+        pooling = type(module.pooling).__name__
+        refuse(operation, f"a classifier with the pooling {pooling} has no step; Last has")
+    stack = Stacked(*(layer for layer in module.layers if isinstance(layer, Cell)))
+
+    def step(u: Tensor, s: Tree) -> tuple[Tensor, Tree]:
+        v, s = stack(u if module.table is None else F.embedding(u, module.table), s)
+        return module.readout(v), s
+
+    return FunctionCell(step, stack.initial_state, module)
+
+
+def input_of(module: nn.Module) -> Tree | None:
+    """An example [1, 1, ...] of the input, where the kind of module says what it is."""
+    if isinstance(module, LanguageModel) or getattr(module, "vocabulary", None) is not None:
+        return torch.zeros(1, 1, dtype=torch.int64)
+    if isinstance(module, SequenceClassifier):
+        return torch.zeros(1, 1, module.inputs)
+    if isinstance(module, nn.RNNBase):
+        return torch.zeros(1, 1, module.input_size)
+    return None

@@ -1,0 +1,199 @@
+"""C files: every cell compiled by gcc without a warning and stepped beside the module."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nextstate as ns
+from agreement import assert_close
+from export.cells import OPERATIONS, ROWS, USERS, operation_cell, randomise_
+from nextstate.compiler.evaluate import POINTWISE
+from nextstate.export import c_code
+from nextstate.export.stream import as_cell
+from nextstate.states import Tree, leaves, rebuild, tree_map
+
+GCC = shutil.which("gcc")
+FLAGS = [
+    "-std=c99",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-pedantic",
+    "-O1",
+    "-ffp-contract=off",
+    "-fPIC",
+    "-shared",
+]
+STEPS = 6
+
+
+def networks() -> dict[str, tuple[nn.Module, Tree]]:
+    ids = torch.randint(7, (STEPS, 1))
+    stack = [ns.GRU(8, 6), ns.Residual(ns.LSTM(6, 6))]
+    return {
+        "language model": (ns.LanguageModel(7, 8, *stack, ns.GRU(6, 8), tied=True), ids),
+        "classifier of ids": (ns.SequenceClassifier(stack, inputs=8, classes=3, vocabulary=7), ids),
+        "classifier": (ns.SequenceClassifier(ns.GRU(4, 6), inputs=4, classes=2), torch.randn(STEPS, 1, 4)),
+        "torch LSTM": (nn.LSTM(4, 6, num_layers=2), torch.randn(STEPS, 1, 4)),
+    }
+
+
+def subjects() -> dict[str, tuple[nn.Module, Tree]]:
+    torch.manual_seed(0)
+    found: dict[str, tuple[nn.Module, Tree]] = {}
+    for row in ROWS:
+        found[row.name] = row.cell(dtype=torch.float32).eval(), row.us(STEPS, 1, dtype=torch.float32)
+    for name, kind in USERS.items():
+        found[name] = randomise_(kind()), torch.randn(STEPS, 1, 4)
+    for name in OPERATIONS:
+        found[f"op {name}"] = operation_cell(name), torch.randn(STEPS, 1, 3)
+    found |= {name: (randomise_(net), us) for name, (net, us) in networks().items()}
+    return found
+
+
+SUBJECTS = subjects()
+BROKEN = ("GRU", "LSTM", "Stacked GRU LSTM")
+
+
+def c_name(name: str) -> str:
+    return "m_" + re.sub(r"\W", "_", name)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory) -> tuple[ctypes.CDLL, Path]:
+    """All modules in one shared object, and some of them once more with a wrong sigmoid."""
+    if GCC is None:
+        pytest.skip("gcc is not installed")
+    folder = tmp_path_factory.mktemp("c")
+    sources = [
+        ns.export.c(net, folder / f"{c_name(name)}.c", us).source for name, (net, us) in SUBJECTS.items()
+    ]
+    right = c_code.EXPRESSIONS["tanh"]
+    c_code.EXPRESSIONS["tanh"] = "sinf({0})"
+    try:
+        for name in BROKEN:
+            net, us = SUBJECTS[name]
+            sources.append(ns.export.c(net, folder / f"broken_{c_name(name)}.c", us).source)
+    finally:
+        c_code.EXPRESSIONS["tanh"] = right
+    subprocess.run([GCC, *FLAGS, "-o", folder / "all.so", *sources, "-lm"], check=True)
+    return ctypes.CDLL(str(folder / "all.so")), folder
+
+
+def floats(count: int):
+    return (ctypes.c_float * count)()
+
+
+def argument(x: Tensor):
+    """One tensor of one step's input."""
+    if x.dim() == 0:
+        return ctypes.c_int(int(x))
+    return (ctypes.c_float * x.numel())(*x.float().reshape(-1).tolist())
+
+
+def stepped(library: ctypes.CDLL, name: str, us: Tree, v: Tree, s: Tree) -> tuple[Tree, Tree]:
+    """The outputs of all steps and the last state, from the C code; `v` and `s` say how they look."""
+    state = floats(max(1, sum(x[0].numel() for x in leaves(s))))
+    library[f"{name}_reset"](state)
+    found: list[list[Tensor]] = []
+    for t in range(STEPS):
+        outs = [floats(x[0].numel()) for x in leaves(v)]
+        step = library[f"{name}_step"]
+        assert step(state, *(argument(u[t, 0]) for u in leaves(us)), *outs) == 0
+        found.append(
+            [torch.tensor(list(o)).view(1, *x.shape[1:]) for o, x in zip(outs, leaves(v), strict=True)]
+        )
+    vs = rebuild(v, [torch.stack(column) for column in zip(*found, strict=True)])
+    values = torch.tensor(list(state))[: sum(x[0].numel() for x in leaves(s))]
+    parts = values.split([x[0].numel() for x in leaves(s)]) if leaves(s) else ()
+    return vs, rebuild(s, [p.view(x.shape) for p, x in zip(parts, leaves(s), strict=True)])
+
+
+def compare(library: ctypes.CDLL, prefix: str, name: str) -> None:
+    net, us = SUBJECTS[name]
+    cell = as_cell("test", net.eval())
+    with torch.no_grad():
+        s = cell.initial_state(1)
+        vs, last = ns.scan(cell, us, s, engine="reference")
+    found = stepped(library, prefix + c_name(name), us, tree_map(lambda x: x[0], vs), s)
+    assert_close(found, (tree_map(lambda x: x.float(), vs), last), 1e-6)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_every_module_steps_as_in_python(library, name: str) -> None:
+    compare(library[0], "", name)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_another_function_is_noticed(library, name: str) -> None:
+    with pytest.raises(AssertionError, match="differs by"):
+        compare(library[0], "broken_", name)
+
+
+def test_no_operation_of_the_compiler_is_forgotten() -> None:
+    special = {"sum", "blend", "rowsum", "rowmax"}
+    assert set(POINTWISE) <= {*c_code.EXPRESSIONS, *c_code.FUNCTIONS, *special}
+
+
+def test_sizes_are_those_of_the_compiled_file(library, tmp_path: Path) -> None:
+    found = ns.export.c(ns.GRU(16, 32), tmp_path / "gru.c")
+    assert (found.constants, found.state) == (4 * 3 * 32 * (16 + 32 + 2), 4 * 32)
+    subprocess.run([GCC, "-std=c99", "-Os", "-c", found.source, "-o", tmp_path / "gru.o"], check=True)
+    said = subprocess.run(["size", "-A", tmp_path / "gru.o"], capture_output=True, text=True, check=True)
+    sections = dict(line.split()[:2] for line in said.stdout.splitlines() if line.startswith("."))
+    assert int(sections[".bss"]) == found.scratch
+    assert found.constants <= int(sections[".rodata"]) < found.constants + 64
+
+
+def test_an_id_outside_the_table_changes_nothing(library) -> None:
+    state, v = floats(100), floats(100)
+    lib, name = library[0], c_name("language model")
+    lib[f"{name}_reset"](state)
+    assert lib[f"{name}_step"](state, ctypes.c_int(3), v) == 0
+    before = list(state), list(v)
+    for bad in (-1, 7):
+        assert lib[f"{name}_step"](state, ctypes.c_int(bad), v) == -1
+    assert (list(state), list(v)) == before
+
+
+def test_a_file_stands_alone(library) -> None:
+    text = (library[1] / "m_GRU.c").read_text()
+    assert re.findall(r"#include (.*)", text) == ['"m_GRU.h"', "<math.h>"]
+    assert "malloc" not in text
+
+
+@pytest.mark.parametrize(
+    ("module", "file", "words"),
+    [
+        (ns.Bidirectional(ns.GRU(3, 4), ns.GRU(3, 4)), "m.c", "Bidirectional reads from the end"),
+        (nn.GRU(3, 4, bidirectional=True), "m.c", "GRU reads from the end"),
+        (
+            ns.SequenceClassifier(ns.Bidirectional(ns.GRU(3, 4), ns.GRU(3, 4)), inputs=3, classes=2),
+            "m.c",
+            "a layer reads from the end",
+        ),
+        (
+            ns.SequenceClassifier(ns.GRU(3, 4), inputs=3, classes=2, pooling=ns.networks.Max()),
+            "m.c",
+            "the pooling Max has no step",
+        ),
+        (nn.Linear(3, 4), "m.c", "the module is a Linear; expected a Cell"),
+        (ns.GRU(3, 4).double(), "m.c", "float64"),
+        (ns.GRU(3, 4), "m.cpp", "'m.cpp'; expected a name in C"),
+        (ns.GRU(3, 4), "my-model.c", "'my-model.c'"),
+        (ns.GRU(3, 4), "while.c", "'while.c'"),
+        (ns.GRU(3, 4), "none/m.c", "there is no folder"),
+    ],
+)
+def test_what_has_no_step_is_refused(module, file: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ns.InputError, match=words):
+        ns.export.c(module, tmp_path / file)
+    assert not list(tmp_path.iterdir())
