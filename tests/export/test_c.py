@@ -21,17 +21,7 @@ from nextstate.export.stream import as_cell
 from nextstate.states import Tree, leaves, rebuild, tree_map
 
 GCC = shutil.which("gcc")
-FLAGS = [
-    "-std=c99",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-pedantic",
-    "-O1",
-    "-ffp-contract=off",
-    "-fPIC",
-    "-shared",
-]
+FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-O1", "-fPIC", "-shared"]
 STEPS = 6
 
 
@@ -108,9 +98,8 @@ def stepped(library: ctypes.CDLL, name: str, us: Tree, v: Tree, s: Tree) -> tupl
         outs = [floats(x[0].numel()) for x in leaves(v)]
         step = library[f"{name}_step"]
         assert step(state, *(argument(u[t, 0]) for u in leaves(us)), *outs) == 0
-        found.append(
-            [torch.tensor(list(o)).view(1, *x.shape[1:]) for o, x in zip(outs, leaves(v), strict=True)]
-        )
+        rows = [torch.tensor(list(o)) for o in outs]
+        found.append([row.view(1, *x.shape[1:]) for row, x in zip(rows, leaves(v), strict=True)])
     vs = rebuild(v, [torch.stack(column) for column in zip(*found, strict=True)])
     values = torch.tensor(list(state))[: sum(x[0].numel() for x in leaves(s))]
     parts = values.split([x[0].numel() for x in leaves(s)]) if leaves(s) else ()

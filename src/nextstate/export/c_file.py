@@ -20,9 +20,9 @@ from nextstate.states import Tree, leaves, tree_map
 
 OPERATION = "export.c"
 KEYWORDS = frozenset(
-    """auto break case char const continue default do double else enum extern float for goto if inline int long
-    register restrict return short signed sizeof static struct switch typedef union unsigned void volatile
-    while""".split()  # noqa: SIM905
+    """auto break case char const continue default do double else enum extern float for goto if inline int
+    long register restrict return short signed sizeof static struct switch typedef union unsigned void
+    volatile while""".split()  # noqa: SIM905
 )
 
 
@@ -164,8 +164,8 @@ class _Writer:
                 "/* The state before the first step. */",
                 f"void {self.name}_reset({self.name}_state *s);",
                 "",
-                "/* One step. 0, or -1 if an id is not in its table: then nothing was done. The arrays must not",
-                "   overlap, and two threads must not step at once. */",
+                "/* One step. 0, or -1 if an id is not in its table: then nothing was done. The arrays must",
+                "   not overlap, and two threads must not step at once. */",
                 self.prototype() + ";",
                 "",
                 "#ifdef __cplusplus",
