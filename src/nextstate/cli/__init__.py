@@ -8,10 +8,13 @@ import typer
 
 from nextstate.checks import InputError
 from nextstate.cli.eval_sort import eval_sort
+from nextstate.cli.eval_text import eval_text
+from nextstate.cli.generate import generate
 from nextstate.cli.info import info
 from nextstate.cli.machine import machine
 from nextstate.cli.sort import sort
 from nextstate.cli.train_sort import train_sort
+from nextstate.cli.train_text import train_text
 
 app = typer.Typer(
     help="Recurrent networks from one step: train, evaluate and use them.",
@@ -24,11 +27,14 @@ evaluate = typer.Typer(help="Measure a trained network.", no_args_is_help=True)
 
 app.command("info")(info)
 app.command("sort", context_settings={"ignore_unknown_options": True})(sort)
+app.command("generate")(generate)
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")
 app.add_typer(machine, name="machine")
 train.command("sort")(train_sort)
+train.command("text")(train_text)
 evaluate.command("sort")(eval_sort)
+evaluate.command("text")(eval_text)
 
 
 @app.callback()

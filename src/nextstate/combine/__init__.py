@@ -1,6 +1,6 @@
 """Cells from cells: every wrapper here takes cells, is a cell, and combines with the others."""
 
-from nextstate.combine.dropout import Dropped, DroppedState, Masks, Zoneout
+from nextstate.combine.dropout import Dropped, DroppedState, Masks, Zoneout, redrawn
 from nextstate.combine.inputs import Embedded, ResetWhen, check_ids
 from nextstate.combine.structure import LearnedStart, Residual, Stacked, WithState
 
@@ -16,4 +16,5 @@ __all__ = [
     "WithState",
     "Zoneout",
     "check_ids",
+    "redrawn",
 ]

@@ -169,6 +169,28 @@ class Zoneout(Wrapper):
         return old.where(torch.rand_like(new) < rate, new)
 
 
+def redrawn(start: Tree, s: Tree) -> Tree:
+    """The state `s` with the dropout masks of `start`: a sequence goes on under new masks.
+
+    redrawn : (s, s) -> s;  both have the structure of one cell's state, `start` being its initial state.
+
+    In truncated back-propagation every chunk is a sequence of its own for the dropout.
+
+    >>> from nextstate import GRU
+    >>> cell = Dropped(GRU(3, 4), state=0.5)
+    >>> start, s = cell.initial_state(2), cell(torch.ones(2, 3), cell.initial_state(2))[1]
+    >>> new = redrawn(start, s)
+    >>> new.cell is s.cell, new.masks is start.masks
+    (True, True)
+    """
+    if isinstance(start, DroppedState):
+        return DroppedState(redrawn(start.cell, s.cell), start.masks)
+    if isinstance(start, Tensor):
+        return s
+    parts = [redrawn(new, old) for new, old in zip(start, s, strict=True)]
+    return type(start)(*parts) if hasattr(start, "_fields") else tuple(parts)
+
+
 def _masked(name: str, x: Tree, mask: Tensor) -> Tensor:
     if not isinstance(x, Tensor) or x.shape != mask.shape:
         refuse("Dropped", f"the {name} is {describe(x)}; the mask was drawn for {tuple(mask.shape)}")

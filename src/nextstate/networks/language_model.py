@@ -13,6 +13,7 @@ from nextstate.checks import refuse
 from nextstate.combine import Embedded, Stacked
 from nextstate.lengths import check_lengths, valid_steps
 from nextstate.networks.ids import time_first
+from nextstate.networks.sampling import Sampling
 from nextstate.run import fold, scan
 from nextstate.states import Tree
 
@@ -77,7 +78,7 @@ class LanguageModel(nn.Module):
         >>> torch.allclose((first + second) / 2, whole)
         True
         """
-        scores, end = self._scores(ids, targets, s0, lengths)
+        scores, end = self.scores(ids, targets, s0, lengths)
         count = scores.numel() if lengths is None else int(lengths.sum())
         return -scores.sum() / max(1, count), end
 
@@ -90,7 +91,7 @@ class LanguageModel(nn.Module):
         """
         time_first("LanguageModel", ids, self.vocabulary, lengths)
         shorter = None if lengths is None else (lengths - 1).clamp(min=0)
-        scores, _ = self._scores(ids[:, :-1], ids[:, 1:], s0, shorter)
+        scores, _ = self.scores(ids[:, :-1], ids[:, 1:], s0, shorter)
         return scores
 
     def generate(
@@ -100,14 +101,17 @@ class LanguageModel(nn.Module):
         s0: Tree | None = None,
         *,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
         """Write on after a prompt, without end: each item is the next id of every row, [batch].
 
         generate : [id] -> id, id, ...;  each is drawn with p ~ exp(logits / temperature), or is the most
-        likely one at temperature 0. `generator` makes the draws repeatable.
+        likely one at temperature 0; top_k and top_p leave out the unlikely, see
+        `nextstate.networks.Sampling`. `generator` makes the draws repeatable.
 
-        Raises InputError for a row without a prompt or a temperature below 0.
+        Raises InputError for a row without a prompt, temperature < 0, top_k < 1 or top_p outside 0 < p <= 1.
 
         >>> from itertools import islice
         >>> from nextstate import GRU
@@ -118,33 +122,23 @@ class LanguageModel(nn.Module):
         us = time_first("LanguageModel.generate", prompt, self.vocabulary, lengths)
         if us.shape[0] == 0 or (lengths is not None and bool((lengths < 1).any())):
             refuse("LanguageModel.generate", f"prompt {tuple(prompt.shape)} has a row without tokens")
-        if not temperature >= 0:
-            refuse("LanguageModel.generate", f"temperature is {temperature}; expected a number >= 0")
-        return self._write(us, lengths, s0, temperature, generator)
+        sampling = Sampling(temperature, top_k, top_p, generator)
+        return self._write(us, lengths, s0, sampling)
 
     @torch.no_grad()
     def _write(
-        self,
-        us: Tensor,
-        lengths: Tensor | None,
-        s: Tree | None,
-        temperature: float,
-        generator: torch.Generator | None,
+        self, us: Tensor, lengths: Tensor | None, s: Tree | None, sampling: Sampling
     ) -> Iterator[Tensor]:
         v, s = fold(self.cell, us, s, lengths=lengths)
         while True:
-            logits = self.readout(v)
-            if temperature == 0:
-                ids = logits.argmax(-1)
-            else:
-                ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(1)
+            ids = sampling(self.readout(v))
             yield ids
             v, s = fold(self.cell, ids.unsqueeze(0), s)
 
-    def _scores(
-        self, ids: Tensor, targets: Tensor, s0: Tree | None, lengths: Tensor | None
+    def scores(
+        self, ids: Tensor, targets: Tensor, s0: Tree | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tree]:
-        """log p of every target [batch, time], zeros in padding, and the state after the chunk."""
+        """log p of every target in nats, [batch, time], zeros in padding; and the state after the chunk."""
         if targets.shape != ids.shape:
             refuse("LanguageModel", f"ids {tuple(ids.shape)} and targets {tuple(targets.shape)} differ")
         targets = time_first("LanguageModel", targets, self.vocabulary, lengths).T.long()

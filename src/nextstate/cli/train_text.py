@@ -1,0 +1,290 @@
+"""`nextstate train text`: a model of a text with live progress; leaves the model, its card and its curve."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nextstate.checks import refuse
+
+if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
+    from nextstate.recipes.text import Recipe, Run
+    from nextstate.tasks.text import Corpus
+    from nextstate.training import Record
+
+MINUTES = 5.0
+"""How long a run is planned for if nothing is said."""
+
+STARTED = 2.0
+"""Seconds that have passed, about, before this command begins."""
+
+FINISH = 2.5
+"""Seconds, about, for the last measurement of a small text and the files."""
+
+
+def train_text(
+    files: Annotated[
+        list[Path], typer.Argument(help="Text files, folders of them, or - for stdin.", metavar="FILE...")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for model, card, curve and checkpoints.")] = Path(
+        "runs/text"
+    ),
+    minutes: Annotated[
+        float | None, typer.Option(help="Plan size, dropout and steps to end after so long; default 5.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="So many steps instead.")] = None,
+    unit: Annotated[str, typer.Option(help="Tokens: bytes, characters, bpe, or auto.")] = "auto",
+    vocabulary: Annotated[int, typer.Option(help="Tokens of bpe.")] = 4096,
+    validation: Annotated[float, typer.Option(help="Share of the text, its end, to measure on.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and dropout.")] = 0,
+    cell: Annotated[str | None, typer.Option(help="LSTM, GRU or another cell by name.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Cells on top of each other.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="Units of a layer.")] = None,
+    features: Annotated[int | None, typer.Option(min=1, help="Features of a token.")] = None,
+    tied: Annotated[bool, typer.Option("--tied", help="One table for reading and writing.")] = False,
+    rows: Annotated[int | None, typer.Option(min=1, help="Places read at the same time.")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="Tokens between two updates.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    dropout: Annotated[
+        float | None, typer.Option(min=0, max=0.9, help="Instead of the one by the passes over the text.")
+    ] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="Measurements without gain: stop.")] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Characters written at each measurement.")] = 160,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, or auto.")] = "auto",
+    json_output: Annotated[bool, typer.Option("--json", help="A JSON object a record on stdout.")] = False,
+) -> None:
+    """Train a model of a text. A run that was interrupted is taken up again where its checkpoint stands."""
+    began = time.perf_counter() - STARTED
+    import torch
+    from lightning_fabric import Fabric
+
+    from nextstate.engines.threads import set_threads
+    from nextstate.recipes.text import prepare
+    from nextstate.recipes.text_plan import precision_for
+    from nextstate.recipes.text_report import draw_curve, text_card
+    from nextstate.tasks.text import find_files, prepare_corpus, read_pieces
+
+    # The cores are for the engine: what torch does between its runs is too small to share.
+    set_threads(torch.get_num_threads())
+    torch.set_num_threads(1)
+    if minutes is not None and steps is not None:
+        refuse("train text", f"minutes is {minutes} and steps is {steps}; give one of them")
+    sources = find_files(files)
+    corpus = prepare_corpus(
+        read_pieces(sources), out / "corpus", unit=unit, vocabulary=vocabulary, validation=validation
+    )
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision_for(precision))
+    wishes = {
+        "shape": {
+            "cell": cell,
+            "layers": layers,
+            "features": features,
+            "hidden": hidden,
+            "tied": tied or None,
+        },
+        "recipe": {"rows": rows, "length": length, "rate": rate, "patience": patience},
+        "dropout": dropout,
+        "minutes": minutes,
+        "steps": steps,
+        "seed": seed,
+        "precision": precision,
+        "text": corpus.digest,
+        "unit": corpus.unit.to_json(),
+        "validation": validation,
+    }
+    recipe = _same_run(out, wishes, lambda: _recipe(wishes, corpus, fabric, began))
+    run = prepare(recipe, corpus, seed=seed, checkpoints=out / "checkpoints", fabric=fabric)
+    _announce(run)
+    history = _earlier_records(out / "curve.jsonl")
+    ratio = corpus.characters_per_token()
+    with _display(run, ratio, json_output) as show, (out / "curve.jsonl").open("a") as curve:
+        for record in run.records():
+            history = [earlier for earlier in history if earlier.step < record.step] + [record]
+            curve.write(json.dumps(asdict(record)) + "\n")
+            curve.flush()
+            show(record)
+            if record.evaluation is not None and sample and not json_output:
+                _show_sample(run, record.step, sample)
+    model = run.model()
+    nats = run.validation()
+    model.save(out / "model.safetensors")
+    card = text_card(
+        recipe,
+        corpus,
+        seed=seed,
+        steps=run.state.step,
+        seconds=run.state.seconds,
+        nats=nats,
+        parameters=sum(p.numel() for p in model.network.parameters()),
+        command=_command(wishes, sources),
+    )
+    _write(out / "model.md", card)
+    _write(out / "curve.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in history))
+    draw_curve(history, ratio, out / "curve.png")
+    for folder in ("checkpoints", "corpus"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    (out / "run.json").unlink()
+    print(
+        f"validation, all of it: {nats:.4f} nats a character, {nats / math.log(2):.4f} bits; "
+        f"{time.perf_counter() - began:.0f} s in all\n"
+        f"wrote {out}/model.safetensors, model.md, curve.png, curve.jsonl",
+        file=sys.stderr,
+    )
+
+
+def _recipe(wishes: dict[str, Any], corpus: Corpus, fabric: Any, began: float) -> Recipe:
+    """The recipe by the rule for this text and time, changed by what was asked for, its steps planned."""
+    from nextstate.recipes.text import Dropout
+    from nextstate.recipes.text_plan import dropout_for, planned, sized
+
+    minutes = wishes["minutes"] or MINUTES
+    recipe = sized(minutes, corpus.training.tokens)
+    shape = {name: value for name, value in wishes["shape"].items() if value is not None}
+    changes = {name: value for name, value in wishes["recipe"].items() if value is not None}
+    recipe = replace(recipe, shape=replace(recipe.shape, **shape), **changes)
+    if recipe.shape.tied and wishes["shape"]["features"] is None:
+        recipe = replace(recipe, shape=replace(recipe.shape, features=recipe.shape.hidden))
+    d = wishes["dropout"]
+    if d is not None:
+        recipe = replace(recipe, dropout=Dropout(features=d / 4, between=d, output=d, state=d / 2))
+    if wishes["steps"] is not None:
+        recipe = replace(recipe, steps=wishes["steps"])
+        passes = recipe.steps * recipe.rows * recipe.length / corpus.training.tokens
+        return recipe if d is not None else replace(recipe, dropout=dropout_for(passes))
+    left = 60 * minutes - (time.perf_counter() - began) - FINISH
+    return planned(recipe, corpus, max(left, 0.2 * 60 * minutes), fabric, dropout=d is None)
+
+
+def _same_run(out: Path, wishes: dict[str, Any], make: Callable[[], Recipe]) -> Recipe:
+    """Begin a run in `out`, or make sure that the one found there is this one; the recipe either way."""
+    from nextstate.recipes.text import recipe_from_json
+
+    path = out / "run.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found["wishes"] != json.loads(json.dumps(wishes)):
+            refuse(
+                "train text", f"{out} holds an unfinished run of another text or settings; name another --out"
+            )
+        return recipe_from_json(found["recipe"])
+    recipe = make()
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    (out / "curve.jsonl").unlink(missing_ok=True)
+    _write(path, json.dumps({"wishes": wishes, "recipe": asdict(recipe)}, indent=1))
+    return recipe
+
+
+def _announce(run: Run) -> None:
+    recipe, corpus, shape = run.recipe, run.corpus, run.recipe.shape
+    training, validation = corpus.training, corpus.validation
+    passes = recipe.steps * recipe.rows * recipe.length / training.tokens
+    weights = sum(p.numel() for p in run.plain.parameters())
+    print(
+        f"text: {training.characters:,} characters for training, the last {validation.characters:,} for "
+        f"validation; {corpus.unit.name}, {corpus.unit.size} tokens, "
+        f"{training.characters / training.tokens:.2f} characters each\n"
+        f"model: {shape.layers} x {shape.cell} of {shape.hidden}, {weights:,} weights; {recipe.steps} steps "
+        f"of {recipe.rows} x {recipe.length}, {passes:.1f} passes, dropout {recipe.dropout.output:.2f}",
+        file=sys.stderr,
+    )
+
+
+def _show_sample(run: Run, step: int, count: int) -> None:
+    """What the averaged weights write now."""
+    assert run.state.average is not None
+    with run.state.average.applied(run.state.model):
+        text = b"".join(run.averaged().generate(length=count, temperature=0.8, seed=step))
+    run.state.model.train()
+    print("    " + text.decode(errors="replace").strip().replace("\n", "\n    "), file=sys.stderr, flush=True)
+
+
+def _command(wishes: dict[str, Any], sources: list[Path]) -> str:
+    """The command that makes this run, without its --out; files by their names alone."""
+    words = ["nextstate train text", *[path.name for path in sources[:4]], "..." if len(sources) > 4 else ""]
+    given = {
+        **wishes["shape"],
+        **wishes["recipe"],
+        "dropout": wishes["dropout"],
+        "minutes": wishes["minutes"],
+    }
+    given |= {"steps": wishes["steps"], "seed": wishes["seed"], "unit": wishes["unit"]["unit"]}
+    for name, value in given.items():
+        if value is not None:
+            words.append(
+                f"--{name}"
+                if value is True
+                else f"--{name} {value:g}"
+                if isinstance(value, float)
+                else f"--{name} {value}"
+            )
+    return " ".join(filter(None, words))
+
+
+def _earlier_records(path: Path) -> list[Record]:
+    """The records of the run so far; a line cut short by a kill is left out."""
+    from nextstate.training import Record
+
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(Record(**json.loads(line)))
+        except ValueError:
+            continue
+    return records
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+@contextmanager
+def _display(run: Run, ratio: float, json_output: bool) -> Iterator[Callable[[Record], None]]:
+    """Where records go: JSON lines, a live line on a terminal, or a line for every measurement."""
+    pace = run.recipe.rows * run.recipe.length * ratio
+    if json_output:
+        yield lambda record: print(json.dumps(asdict(record)), flush=True)
+    elif not sys.stderr.isatty():
+
+        def line(record: Record) -> None:
+            if record.evaluation is not None:
+                print(_summary(record, pace, ratio), file=sys.stderr, flush=True)
+
+        yield line
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task("starting", total=1.0)
+
+            def live(record: Record) -> None:
+                text = _summary(record, pace, ratio)
+                progress.update(task, completed=record.progress, description=text)
+                if record.evaluation is not None:
+                    progress.console.print(text)
+
+            yield live
+
+
+def _summary(record: Record, pace: float, ratio: float) -> str:
+    left = record.seconds * (1 - record.progress) / max(record.progress, 1e-9)
+    shown = f"training {record.loss / ratio:.4f} nats a character"
+    if record.evaluation is not None:
+        nats = record.evaluation["nats_per_character"]
+        shown += f", validation {nats:.4f} ({nats / math.log(2):.4f} bits)"
+    return f"step {record.step}  {record.rate * pace:.0f} characters/s  {shown}  {left:.0f} s left"
