@@ -9,6 +9,7 @@ import typer
 from nextstate.checks import InputError
 from nextstate.cli.eval_sort import eval_sort
 from nextstate.cli.eval_text import eval_text
+from nextstate.cli.export import export
 from nextstate.cli.generate import generate
 from nextstate.cli.info import info
 from nextstate.cli.machine import machine
@@ -26,6 +27,7 @@ train = typer.Typer(help="Train a network for a task.", no_args_is_help=True)
 evaluate = typer.Typer(help="Measure a trained network.", no_args_is_help=True)
 
 app.command("info")(info)
+app.command("export")(export)
 app.command("sort", context_settings={"ignore_unknown_options": True})(sort)
 app.command("generate")(generate)
 app.add_typer(train, name="train")

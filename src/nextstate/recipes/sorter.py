@@ -123,7 +123,8 @@ def load_sorter(path: Path = SHIPPED) -> TrainedSorter:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if FORMAT not in metadata:
-                refuse("sort", f"{path} is not a sorter: its metadata has no {FORMAT!r}")
+                found = ", ".join(metadata) or "nothing"
+                refuse("sort", f"{path} is not a sorter of layout {FORMAT!r}: its metadata holds {found}")
             about = json.loads(metadata[FORMAT])
             range = Range(**about["range"])
             network = sorting_network(range.largest, about["hidden_size"])

@@ -1,0 +1,53 @@
+"""Which network a file holds: one reader for every kind of model that this library writes."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from nextstate.checks import refuse
+
+READERS = {
+    "nextstate-sorter-1": ("nextstate.recipes.sorter", "load_sorter"),
+    "nextstate-text-1": ("nextstate.recipes.text_model", "load_text_model"),
+    "compiled machine": ("nextstate.machines.models", "load_model"),
+}
+"""The kind of a file, with the version of its layout, and the function that reads it."""
+
+
+def load_network(path: Path) -> nn.Module:
+    """The network in a model's file, whatever kind of model it is.
+
+    Raises InputError if there is no such file, if it is damaged or cut short, and if it is of a kind or a
+    layout version that this version of the library does not read; the message says what was found.
+    """
+    kind = kind_of(path)
+    if kind not in READERS:
+        refuse("load", f"{path} holds {kind!r}; this version reads {', '.join(READERS)}")
+    module, reader = READERS[kind]
+    found: Any = getattr(import_module(module), reader)(path)
+    return found.network if hasattr(found, "network") else found.cell
+
+
+def kind_of(path: Path) -> str:
+    """What a file says it is: the key of its metadata that names kind and layout."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        refuse("load", f"there is no file {path}")
+    except (OSError, SafetensorError) as error:
+        refuse("load", f"{path} is no safetensors file, or not all of one: {error}")
+    keys = [key for key in metadata if key.startswith("nextstate-")]
+    if keys:
+        return keys[0]
+    try:
+        return str(json.loads(metadata["about"])["nextstate"])
+    except (KeyError, ValueError, TypeError):
+        said = ", ".join(metadata) or "nothing"
+        refuse("load", f"{path} is safetensors but no model of this library: its metadata holds {said}")
