@@ -21,7 +21,7 @@ RANKS = {
     "explain": 4,
     **dict.fromkeys(("tasks", "training", "networks", "nn", "export", "machines"), 4),
     **dict.fromkeys(("saved_state", "checkpointing"), 4),
-    **dict.fromkeys(("session", "streams", "accelerate", "recipes", "models"), 5),
+    **dict.fromkeys(("session", "streams", "accelerate", "recipes", "models", "buzzometer"), 5),
     **dict.fromkeys(("cli", "web", "__main__"), 6),
 }
 """A room may import rooms of its own rank or below; the rank of a room is its place in the design."""

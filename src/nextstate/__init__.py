@@ -1,7 +1,7 @@
 """NextState: write one recurrent step, get every recurrent network."""
 
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 from nextstate import nn
 from nextstate.accelerate import Acceleration, accelerate
@@ -86,8 +86,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     """Rooms that are loaded when they are first asked for, so that the rest starts at once."""
     if name in ("export", "machines"):
         return import_module(f"nextstate.{name}")
+    if name == "Buzzometer":
+        return import_module("nextstate.buzzometer").Buzzometer
     raise AttributeError(f"module 'nextstate' has no attribute {name!r}")

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from nextstate.checks import InputError
+from nextstate.cli.buzz import buzz
 from nextstate.cli.eval_sort import eval_sort
 from nextstate.cli.eval_text import eval_text
 from nextstate.cli.export import export
@@ -30,6 +31,7 @@ app.command("info")(info)
 app.command("export")(export)
 app.command("sort", context_settings={"ignore_unknown_options": True})(sort)
 app.command("generate")(generate)
+app.add_typer(buzz, name="buzz")
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")
 app.add_typer(machine, name="machine")

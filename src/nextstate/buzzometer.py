@@ -1,0 +1,282 @@
+"""The Buzzometer: what a text feels, how sure that is, and which words say so."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn import functional as F
+
+from nextstate.checks import InputError, refuse
+from nextstate.networks.document_classifier import DocumentClassifier, Pieces, Pooled, cut, join, pool_pieces
+from nextstate.tasks.buzz.calibration import Temperature
+from nextstate.tasks.buzz.words import Words
+
+FORMAT = "nextstate-buzz-1"
+"""The one key of the file's metadata: with several, safetensors would write them in a random order."""
+
+SHIPPED = Path(__file__).parent / "models" / "buzz.safetensors"
+"""The model that comes with the package; `buzz.md` beside it says how it was made and measured."""
+
+POLARITY = {"negative": -1, "neg": -1, "neutral": 0, "positive": 1, "pos": 1}
+"""Labels (in lower case) that say on which side of the score they stand."""
+
+
+class Score(NamedTuple):
+    """The answer to one text.
+
+    `label` is the most probable class and `probability` its calibrated probability; `score` in [-1, 1] is
+    p(positive) - p(negative), None for a model without those two classes; `probabilities` by label.
+    """
+
+    label: str
+    score: float | None
+    probability: float
+    probabilities: dict[str, float]
+
+
+class WordContribution(NamedTuple):
+    """What one word text[start:end] adds to what is explained."""
+
+    word: str
+    start: int
+    end: int
+    contribution: float
+
+
+class Explanation(NamedTuple):
+    """Why a text has its score: `score = without + sum of the words' contributions`, but for `error`.
+
+    `without` is the score of the same text with every word unknown. For a model that has no score, what is
+    explained is the probability of the label, under the same names.
+    """
+
+    score: float
+    without: float
+    words: list[WordContribution]
+
+    @property
+    def error(self) -> float:
+        """By how much the contributions miss the difference they should add up to."""
+        return abs(self.score - self.without - sum(word.contribution for word in self.words))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a model: what has to be known to read its weights."""
+
+    features: int
+    hidden: int
+    labels: tuple[str, ...]
+    piece: int
+    temperature: Temperature
+
+
+class Buzzometer:
+    """A sentiment model: text in, label, score and calibrated probability out.
+
+    Buzzometer : [text] -> [Score]
+
+        logits        = DocumentClassifier(cut(ids of the words))
+        probabilities = softmax(logits / T(number of words))
+
+    Texts of any length are read whole. A text without words has equal probabilities, the label "neutral"
+    if there is one, and the score 0.
+
+    >>> buzz = Buzzometer.load()
+    >>> good, bad = buzz.score(["What a wonderful film!", "Lost my bag and nobody answers."])
+    >>> good.label, bad.label, good.score > 0 > bad.score
+    ('positive', 'negative', True)
+    >>> max(buzz.explain("A wonderful film.").words, key=lambda word: word.contribution).word
+    'wonderful'
+    """
+
+    def __init__(self, network: DocumentClassifier, words: Words, shape: Shape) -> None:
+        self.network, self.words, self.shape = network.eval(), words, shape
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.shape.labels
+
+    def score(self, texts: Iterable[str], batch_size: int = 256) -> list[Score]:
+        """Score texts, in their order; `batch_size` pieces of text are read side by side.
+
+        Raises InputError for anything but texts.
+        """
+        if isinstance(texts, str):
+            refuse("Buzzometer.score", "expected a list of texts, got one text; write [text]")
+        logits, lengths = self.logits(
+            [self._ids(text, place) for place, text in enumerate(texts)], batch_size
+        )
+        return [self._answer(row) for row in self.probabilities(logits, lengths).tolist()]
+
+    @torch.inference_mode()
+    def logits(self, texts: Sequence[Sequence[int]], batch_size: int = 256) -> tuple[Tensor, Tensor]:
+        """Raw logits [N, C] of texts given as ids, and how many ids each has [N]."""
+        if batch_size < 1:
+            refuse("Buzzometer.score", f"batch_size is {batch_size}; it must be at least 1")
+        pieces = cut(texts, self.shape.piece)
+        width = 2 * self.shape.hidden
+        largest, total = torch.empty(len(pieces.owner), width), torch.empty(len(pieces.owner), width)
+        for rows in pieces.lengths.argsort(descending=True, stable=True).split(batch_size):
+            lengths = pieces.lengths[rows]
+            ids = pieces.ids[: int(lengths.max()), rows]
+            vs = self.network.read(F.embedding(ids, self.network.table), lengths)
+            largest[rows], total[rows] = pool_pieces(vs, lengths)
+        pooled = join(largest, total, pieces)
+        return self.network.classify(pooled), pooled.steps
+
+    def probabilities(self, logits: Tensor, lengths: Tensor) -> Tensor:
+        """Calibrated probabilities [N, C]; equal ones for texts without words."""
+        heat = self.shape.temperature.of(lengths).unsqueeze(-1)
+        return (logits / heat).where(lengths.unsqueeze(-1) > 0, 0).softmax(-1)
+
+    def explain(self, text: str) -> Explanation:
+        """How much each word adds to the score, by integrated gradients.
+
+            contribution_t = (x_t - b) . integral over a in 0..1 of  d score / d x_t  at  b + a (x - b)
+
+        x_t is the word's row of the table, b the padding row that training puts in place of dropped words.
+        The integral is a Gauss-Legendre sum whose number of points is doubled until the contributions add
+        up to the difference of scores within 0.005 (at most 128 points).
+        Source: Sundararajan et al. 2017 (arXiv 1703.01365).
+        """
+        self._check(text, "Buzzometer.explain")
+        spans = list(self.words.spans(text))
+        pieces = cut([[i for span in spans for i in span.ids]], self.shape.piece)
+        if not spans:
+            nothing = float(self._explained(torch.full((1, len(self.labels)), 1 / len(self.labels)), 0))
+            return Explanation(nothing, nothing, [])
+        with torch.no_grad():
+            us = F.embedding(pieces.ids, self.network.table)
+            padding = self.network.table[0].expand_as(us)
+            probabilities = self._probabilities(us, pieces)
+            label = int(probabilities.argmax())
+            score = float(self._explained(probabilities, label))
+            without = float(self._explained(self._probabilities(padding, pieces), label))
+        points = 8
+        while True:
+            shares = self._integrated(us, padding, pieces, label, points)
+            if points >= 128 or abs(float(shares.sum()) - (score - without)) < 0.005:
+                break
+            points *= 2
+        flat = torch.cat([shares[:n, r] for r, n in enumerate(pieces.lengths.tolist())]).tolist()
+        words, place = [], 0
+        for span in spans:
+            part = sum(flat[place : place + len(span.ids)])
+            words.append(WordContribution(text[span.start : span.end], span.start, span.end, part))
+            place += len(span.ids)
+        return Explanation(score, without, words)
+
+    def save(self, path: Path | str) -> None:
+        """Write the model to one safetensors file, aside first and then renamed.
+
+        The table is kept in 8 bits with one scale a row, the rest in 16 bits.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.network.state_dict().items()}
+        table = tensors.pop("table")
+        scale = (table.abs().amax(1).clamp(min=1e-8) / 127).half().float()
+        packed = {name: tensor.half() for name, tensor in tensors.items()}
+        packed["table"] = (table / scale.clamp(min=1e-8).unsqueeze(1)).round().clamp(-127, 127).to(torch.int8)
+        packed["table.scale"] = scale.half()
+        about = {
+            "features": self.shape.features,
+            "hidden": self.shape.hidden,
+            "labels": self.shape.labels,
+            "piece": self.shape.piece,
+            "temperature": self.shape.temperature,
+            "words": json.loads(self.words.to_json()),
+        }
+        aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
+        aside.write_bytes(save(packed, metadata={FORMAT: json.dumps(about, ensure_ascii=False)}))
+        aside.replace(path)
+
+    @classmethod
+    def load(cls, path: Path | str | None = None) -> Buzzometer:
+        """Read a model from its file; without a path, the one that comes with the package.
+
+        Raises InputError if there is no such file or it is not a Buzzometer's.
+        """
+        path = SHIPPED if path is None else Path(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if FORMAT not in metadata:
+                    refuse("Buzzometer", f"{path} is not a Buzzometer: its metadata has no {FORMAT!r}")
+                about = json.loads(metadata[FORMAT])
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            words = Words(**about["words"])
+            shape = Shape(
+                about["features"],
+                about["hidden"],
+                tuple(about["labels"]),
+                about["piece"],
+                Temperature(*about["temperature"]),
+            )
+            tensors["table"] *= tensors.pop("table.scale").unsqueeze(1)
+            network = empty_network(words, shape)
+            network.load_state_dict(tensors, assign=True)
+        except InputError:
+            raise
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise InputError(f"Buzzometer: cannot read a model from {path}: {error}") from error
+        return cls(network, words, shape)
+
+    def _ids(self, text: str, place: int) -> list[int]:
+        self._check(text, f"Buzzometer.score: text {place}")
+        return self.words.ids(text)
+
+    @staticmethod
+    def _check(text: object, operation: str) -> None:
+        if not isinstance(text, str):
+            refuse(operation, f"expected a text, got {type(text).__name__} {str(text)[:40]!r}")
+
+    def _answer(self, row: list[float]) -> Score:
+        best = max(range(len(row)), key=row.__getitem__)
+        if row.count(row[best]) == len(row) and "neutral" in self.labels:
+            best = self.labels.index("neutral")
+        by_label = dict(zip(self.labels, row, strict=True))
+        signs = [POLARITY.get(label.lower()) for label in self.labels]
+        score = None
+        if -1 in signs and 1 in signs:
+            score = sum(p * sign for p, sign in zip(row, signs, strict=True) if sign is not None)
+        return Score(self.labels[best], score, row[best], by_label)
+
+    def _probabilities(self, us: Tensor, pieces: Pieces) -> Tensor:
+        pooled: Pooled = self.network.pool(us, pieces)
+        return self.probabilities(self.network.classify(pooled), pooled.steps)
+
+    def _explained(self, probabilities: Tensor, label: int) -> Tensor:
+        """The score, or for a model without one the probability of `label`."""
+        signs = [POLARITY.get(name.lower()) for name in self.labels]
+        if -1 in signs and 1 in signs:
+            return probabilities[0] @ torch.tensor([float(sign or 0) for sign in signs])
+        return probabilities[0, label]
+
+    def _integrated(self, us: Tensor, padding: Tensor, pieces: Pieces, label: int, points: int) -> Tensor:
+        """Contributions [T, R] of every step."""
+        import numpy as np
+
+        nodes, weights = np.polynomial.legendre.leggauss(points)
+        gradient = torch.zeros_like(us)
+        for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+            place = (padding + float(node) * (us - padding)).requires_grad_()
+            score = self._explained(self._probabilities(place, pieces), label)
+            gradient += float(weight) * torch.autograd.grad(score, place)[0]
+        return ((us - padding) * gradient).sum(-1).detach()
+
+
+def empty_network(words: Words, shape: Shape) -> DocumentClassifier:
+    """A network of the right sizes whose weights are still to come."""
+    with torch.device("meta"):
+        return DocumentClassifier(len(words), shape.features, shape.hidden, len(shape.labels))

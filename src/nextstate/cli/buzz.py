@@ -1,0 +1,194 @@
+"""`nextstate buzz`: what texts feel, from the command line, a file or standard input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from nextstate.checks import refuse
+
+if TYPE_CHECKING:  # imported when texts are scored: the other commands must answer at once
+    from nextstate.buzzometer import Buzzometer, Explanation, Score
+    from nextstate.tasks.buzz.tables import Row
+
+AT_ONCE = 1024
+"""Rows of a file scored together; of a stream, those that have arrived, up to as many."""
+
+DEFAULT = "score"
+
+
+class ScoreByDefault(TyperGroup):
+    """A group of commands whose first word may also be a text: then the command `score` is meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+buzz = typer.Typer(cls=ScoreByDefault, help="Sentiment of texts: label, score and calibrated probability.")
+
+
+@buzz.command(DEFAULT)
+def score(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, stdin, one a line.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="CSV, TSV, JSONL, Parquet or text lines (also .gz); - is stdin.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Column of the texts; found if its name is usual.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File for all rows with their scores; its ending says the format."),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="Of the input, if its name does not say: csv, tsv, jsonl, lines."),
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="A model of your own.")] = None,
+    words: Annotated[int, typer.Option(min=0, help="Words to name that moved the score the most.")] = 5,
+    json_output: Annotated[bool, typer.Option("--json", help="JSON objects, one a line.")] = False,
+) -> None:
+    """What texts feel: a label, a score from -1 to +1 and the probability that the label is right.
+
+    nextstate buzz "what a film"
+
+    nextstate buzz --file reviews.csv --column text --out scored.csv
+
+    A text that is itself the name of a sub-command, or begins with a dash, is written after --.
+    """
+    from nextstate.buzzometer import Buzzometer
+
+    if texts and file is not None:
+        refuse("buzz", "give texts or --file, not both")
+    buzzometer = Buzzometer.load(model)
+    if texts:
+        if out is not None:
+            refuse("buzz", "--out goes with --file or standard input")
+        _show_texts(buzzometer, texts, words, json_output)
+    else:
+        _score_table(buzzometer, file or Path("-"), column, out, format, json_output)
+
+
+def _show_texts(buzzometer: Buzzometer, texts: list[str], words: int, json_output: bool) -> None:
+    for text, answer in zip(texts, buzzometer.score(texts), strict=True):
+        explanation = buzzometer.explain(text) if words else None
+        if json_output:
+            print(json.dumps(_as_json(text, answer, explanation), ensure_ascii=False))
+        else:
+            _print_answer(text, answer, explanation, words)
+
+
+def _as_json(text: str, answer: Score, explanation: Explanation | None) -> dict[str, Any]:
+    found = {"text": text, **answer._asdict()}
+    if explanation is not None:
+        found["words"] = [word._asdict() for word in explanation.words]
+    return found
+
+
+def _print_answer(text: str, answer: Score, explanation: Explanation | None, most: int) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    colour = {"positive": "green", "negative": "red"}.get(answer.label, "yellow")
+    line = Text(answer.label, style=f"bold {colour}")
+    if answer.score is not None:
+        line.append(f"  score {answer.score:+.2f}", style=colour)
+        place = round(10 * (answer.score + 1))
+        line.append(f"  [{'-' * place}|{'-' * (20 - place)}]", style="dim")
+    line.append(f"  probability {answer.probability:.2f}")
+    console.print(line)
+    if explanation is None or not explanation.words:
+        return
+    strongest = sorted(explanation.words, key=lambda word: -abs(word.contribution))[:most]
+    largest = max(abs(strongest[0].contribution), 1e-9)
+    if console.is_terminal and len(text) < 10_000:
+        marked = Text(text)
+        for word in explanation.words:
+            if abs(word.contribution) > 0.15 * largest:
+                marked.stylize("bold green" if word.contribution > 0 else "bold red", word.start, word.end)
+        console.print(marked)
+    console.print(Text("  ".join(f"{word.word} {word.contribution:+.2f}" for word in strongest)))
+
+
+def _score_table(
+    buzzometer: Buzzometer,
+    file: Path,
+    column: str | None,
+    out: Path | None,
+    format: str | None,
+    json_output: bool,
+) -> None:
+    from nextstate.tasks.buzz.scored import output_names, with_answer, writer_to, writing
+    from nextstate.tasks.buzz.tables import arriving, format_of, read_table
+
+    if str(file) == "-" and sys.stdin.isatty():
+        print("buzz: reading texts, a line each; end with Ctrl-D", file=sys.stderr)
+    kind = format_of(file, format)
+    table = read_table(file, column, format=format)
+    renamed = output_names(table.names)
+    for old, new in renamed.items():
+        if old != new:
+            print(f"buzz: the column {old!r} of the input is called {new!r} in the output", file=sys.stderr)
+    bad = 0
+    streaming = str(file) == "-"
+    if out is None:
+        chosen = "jsonl" if json_output else {"lines": "tsv", "parquet": "csv"}.get(kind, kind)
+        place: Any = nullcontext(writer_to(sys.stdout, table, chosen))
+    else:
+        place = writing(out, table, "tsv" if format_of(out) == "lines" else format_of(out))
+    with place as writer, _progress(file, out) as advance:
+        for rows in arriving(table.rows, AT_ONCE) if streaming else _groups(table.rows, AT_ONCE):
+            readable = [row for row in rows if row.text is not None]
+            answers = iter(buzzometer.score([row.text for row in readable if row.text is not None]))
+            written = []
+            for row in rows:
+                if row.text is None:
+                    bad += 1
+                    print(f"buzz: row {row.number} is kept without a score: {row.problem}", file=sys.stderr)
+                    written.append(with_answer(row.fields, renamed, (None, None, None)))
+                else:
+                    answer = next(answers)
+                    added = (answer.label, answer.score, answer.probability)
+                    written.append(with_answer(row.fields, renamed, added))
+            writer.write(written)
+            advance(len(rows))
+    if out is not None:
+        print(f"wrote {out}" + (f"; {bad} rows could not be read" if bad else ""), file=sys.stderr)
+
+
+def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    while group := list(islice(rows, size)):
+        yield group
+
+
+@contextmanager
+def _progress(file: Path, out: Path | None) -> Iterator[Any]:
+    """Counts rows on a terminal where results go to a file; says nothing otherwise."""
+    if out is None or not sys.stderr.isatty():
+        yield lambda rows: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from nextstate.tasks.buzz.tables import count_rows
+
+    total = count_rows(file)
+    columns = (
+        BarColumn(30),
+        TextColumn("{task.completed} rows, {task.speed:.0f} a second"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("scoring", total=total)
+        yield lambda rows: progress.advance(task, rows)

@@ -1,0 +1,262 @@
+"""Rows of text from CSV, TSV, JSON lines, Parquet or plain lines: all are kept, bad ones with a reason."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import IO, Any
+
+from nextstate.checks import InputError, refuse
+
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "lines")
+SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".txt": "lines",
+}
+USUAL = ("text", "review", "tweet", "sentence", "comment", "content", "message", "body")
+"""Names under which a column of texts is found without being named."""
+
+csv.field_size_limit(sys.maxsize)
+
+
+@dataclass(slots=True)
+class Row:
+    """One row as it was found: its number from 1, its fields, its text, and why it has none."""
+
+    number: int
+    fields: dict[str, Any]
+    text: str | None
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class Table:
+    """A table that is being read: `names` of its columns (empty: rows differ), the column of the text."""
+
+    names: list[str]
+    column: str
+    rows: Iterator[Row]
+    schema: Any = field(default=None)
+    """Of a Parquet file, so that one that is written has the types of the one that was read."""
+
+
+def format_of(path: Path | str, given: str | None = None) -> str:
+    """The format of a file by its ending (`.gz` may follow), unless one is given; "lines" for "-".
+
+    >>> format_of("reviews.csv.gz"), format_of("-"), format_of("x", "tsv")
+    ('csv', 'lines', 'tsv')
+    """
+    if given is not None:
+        if given not in FORMATS:
+            refuse("table", f"no format is called {given!r}; there are {', '.join(FORMATS)}")
+        return given
+    path = Path(path)
+    if str(path) == "-":
+        return "lines"
+    ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if ending.lower() not in SUFFIXES:
+        refuse("table", f"{path}: its ending says no format; expected one of {', '.join(SUFFIXES)}")
+    return SUFFIXES[ending.lower()]
+
+
+def read_table(path: Path | str, column: str | None = None, *, format: str | None = None) -> Table:
+    """Open a table, or standard input where `path` is "-"; rows are read as they are asked for.
+
+    `column` names the texts; without it the only column is taken, or one with a usual name (`USUAL`). In a
+    file of plain lines every line is a text. A row is a problem if it has too few or too many fields, is not
+    a JSON object, or holds no text in its column; bytes that are no UTF-8 are replaced.
+
+    Raises InputError if there is no such file or column.
+    """
+    kind = format_of(path, format)
+    if kind == "parquet":
+        return _parquet(path, column)
+    stream = _open(path)
+    if kind == "lines":
+        return Table(["text"], "text", _lines(stream))
+    if kind == "jsonl":
+        return _json_lines(stream, path, column)
+    return _separated(stream, path, column, "," if kind == "csv" else "\t")
+
+
+def arriving(rows: Iterator[Row], most: int) -> Iterator[list[Row]]:
+    """The rows of a stream in groups: as many as have arrived, at most `most`, never waiting for more.
+
+    >>> [len(group) for group in arriving(iter([Row(1, {}, "a")]), 8)]
+    [1]
+    """
+    waiting: Queue[Row | BaseException | None] = Queue(4 * most)
+
+    def read() -> None:
+        try:
+            for row in rows:
+                waiting.put(row)
+            waiting.put(None)
+        except BaseException as error:  # raised again where the rows are wanted
+            waiting.put(error)
+
+    Thread(target=read, daemon=True).start()
+    group: list[Row] = []
+    while True:
+        found = waiting.get()
+        if isinstance(found, Row):
+            group.append(found)
+            if len(group) < most and not waiting.empty():
+                continue
+        if group:
+            yield group
+            group = []
+        if found is None:
+            return
+        if isinstance(found, BaseException):
+            raise found
+
+
+def choose_column(names: Iterable[str], wanted: str | None, where: object) -> str:
+    """The column of the texts.
+
+    >>> choose_column(["id", "Review"], None, "x.csv")
+    'Review'
+    """
+    names = list(names)
+    listed = ", ".join(map(repr, names))
+    if wanted is not None and wanted not in names:
+        refuse("table", f"{where} has no column {wanted!r}; its columns are {listed}")
+    usual = [name for known in USUAL for name in names if name.strip().lower() == known]
+    if wanted is None and not usual and len(names) != 1:
+        refuse("table", f"{where}: which column holds the text? its columns are {listed}")
+    return wanted if wanted is not None else [*usual, *names][0]
+
+
+def _open(path: Path | str) -> IO[str]:
+    if str(path) == "-":
+        return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace", newline="")
+    try:
+        raw: Any = (gzip.open if str(path).endswith(".gz") else open)(path, "rb")
+        raw.peek(1)
+    except (OSError, EOFError) as error:
+        raise InputError(f"table: cannot read {path}: {error}") from error
+    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
+
+
+def _lines(stream: IO[str]) -> Iterator[Row]:
+    with stream:
+        for number, line in enumerate(stream, 1):
+            text = line.rstrip("\r\n")
+            yield Row(number, {"text": text}, text)
+
+
+def _separated(stream: IO[str], path: Path | str, column: str | None, mark: str) -> Table:
+    reader = csv.reader(stream, delimiter=mark)
+    names = next(reader, None)
+    if names is None:
+        refuse("table", f"{path} is empty; its first line should name the columns")
+    if len(set(names)) < len(names):
+        refuse("table", f"{path}: two columns have one name: {', '.join(map(repr, names))}")
+    column = choose_column(names, column, path)
+
+    def rows() -> Iterator[Row]:
+        with stream:
+            for number, values in enumerate(reader, 1):
+                problem = ""
+                if len(values) != len(names):
+                    problem = f"it has {len(values)} fields, the table {len(names)} columns"
+                    values = [*values[: len(names) - 1], mark.join(values[len(names) - 1 :])]
+                    values += [""] * (len(names) - len(values))
+                fields = dict(zip(names, values, strict=True))
+                yield Row(number, fields, None if problem else fields[column], problem)
+
+    return Table(names, column, rows())
+
+
+def _json_lines(stream: IO[str], path: Path | str, column: str | None) -> Table:
+    lines = enumerate((line for line in stream if line.strip()), 1)
+    ahead: list[tuple[int, dict[str, Any] | str]] = []
+    for number, line in lines:
+        ahead.append((number, _object(line)))
+        if isinstance(ahead[-1][1], dict):
+            break
+    first = ahead[-1][1] if ahead else None
+    if not isinstance(first, dict):
+        refuse("table", f"{path} holds no JSON object; expected one a line")
+    column = choose_column(first, column, path)
+
+    def row(number: int, found: dict[str, Any] | str) -> Row:
+        if isinstance(found, str):
+            return Row(number, {column: found.rstrip("\r\n")}, None, "it is no JSON object")
+        text = found.get(column)
+        problem = "" if isinstance(text, str) else f"its {column!r} is {json.dumps(text)}, no text"
+        return Row(number, found, text if isinstance(text, str) else None, problem)
+
+    def rows() -> Iterator[Row]:
+        with stream:
+            for number, found in ahead:
+                yield row(number, found)
+            for number, line in lines:
+                yield row(number, _object(line))
+
+    return Table(list(first), column, rows())
+
+
+def _object(line: str) -> dict[str, Any] | str:
+    """A line as a JSON object, or as it is if it is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+    return found if isinstance(found, dict) else line
+
+
+def _parquet(path: Path | str, column: str | None) -> Table:
+    if str(path) == "-":
+        refuse("table", "Parquet cannot be read from standard input; name a file")
+    parquet = _arrow_parquet()
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise InputError(f"table: cannot read {path}: {error}") from error
+    column = choose_column(file.schema_arrow.names, column, path)
+
+    def rows() -> Iterator[Row]:
+        number = 0
+        for batch in file.iter_batches(batch_size=1024):
+            for fields in batch.to_pylist():
+                number += 1
+                text = fields[column]
+                problem = "" if isinstance(text, str) else f"its {column!r} is {text!r}, no text"
+                yield Row(number, fields, text if isinstance(text, str) else None, problem)
+
+    return Table(list(file.schema_arrow.names), column, rows(), file.schema_arrow)
+
+
+def _arrow_parquet() -> Any:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise InputError("table: Parquet needs pyarrow: pip install 'nextstate[parquet]'") from error
+    return parquet
+
+
+def count_rows(path: Path | str, format: str | None = None) -> int | None:
+    """About how many rows a file has, quickly; None where that is not known."""
+    kind = format_of(path, format)
+    if kind == "parquet":
+        return int(_arrow_parquet().ParquetFile(path).metadata.num_rows)
+    if str(path) == "-" or str(path).endswith(".gz"):
+        return None
+    with open(path, "rb") as file:
+        return sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
