@@ -16,12 +16,12 @@ PACKAGE = Path(inspect.getfile(ns.Cell)).parent
 RANKS = {
     **dict.fromkeys(("states", "checks", "lengths", "cell", "_engine"), 0),
     **dict.fromkeys(("cells", "combine", "init"), 1),
-    **dict.fromkeys(("loops", "compiler", "engines", "dynamics"), 2),
+    **dict.fromkeys(("loops", "compiler", "engines"), 2),
     "run": 3,
     "explain": 4,
     **dict.fromkeys(("tasks", "training", "networks", "nn", "export", "machines"), 4),
-    **dict.fromkeys(("saved_state", "checkpointing"), 4),
-    **dict.fromkeys(("session", "streams", "accelerate", "recipes", "models", "buzzometer"), 5),
+    **dict.fromkeys(("saved_state", "checkpointing", "accelerate", "dynamics"), 4),
+    **dict.fromkeys(("session", "streams", "recipes", "models", "buzzometer"), 5),
     **dict.fromkeys(("cli", "web", "__main__"), 6),
 }
 """A room may import rooms of its own rank or below; the rank of a room is its place in the design."""

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from nextstate import nn
+from nextstate import init, nn
 from nextstate.accelerate import Acceleration, accelerate
 from nextstate.cell import Cell, FunctionCell
 from nextstate.cells import (
@@ -78,6 +78,8 @@ __all__ = [
     "engine",
     "explain",
     "fold",
+    "init",
+    "inspect",
     "nn",
     "scan",
     "set_threads",
@@ -88,8 +90,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Rooms that are loaded when they are first asked for, so that the rest starts at once."""
-    if name in ("export", "machines"):
+    if name in ("dynamics", "export", "machines"):
         return import_module(f"nextstate.{name}")
+    if name == "inspect":
+        return import_module("nextstate.dynamics").inspect
     if name == "Buzzometer":
         return import_module("nextstate.buzzometer").Buzzometer
     raise AttributeError(f"module 'nextstate' has no attribute {name!r}")

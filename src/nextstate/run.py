@@ -30,18 +30,21 @@ from nextstate.states import Tree, leaves
 ENGINES: dict[str, Engine] = engines()
 """Engines by name, in the order in which `auto` asks them; the reference engine is asked last."""
 
-_forced: ContextVar[str] = ContextVar("nextstate_engine", default="auto")
+_forced: ContextVar[str | Engine] = ContextVar("nextstate_engine", default="auto")
 _warned: set[tuple[str, str]] = set()
 
 
 @contextmanager
-def engine(name: str) -> Iterator[None]:
+def engine(name: str | Engine) -> Iterator[None]:
     """Within this block every loop runs on the engine `name`, or raises `EngineError` if it cannot.
+
+    Instead of a name, an object of the protocol `nextstate.engines.base.Engine`.
 
     >>> with engine("reference"):
     ...     pass
     """
-    _check_name("engine", name)
+    if isinstance(name, str):
+        _check_name("engine", name)
     token = _forced.set(name)
     try:
         yield
@@ -141,7 +144,7 @@ def unfold(
         refuse("unfold", f"u0 is {describe(u0)}; expected a first input [B, ...]")
     check_state("unfold", "s0", s0, parts[0].shape[0], parts[0].device)
     name = _wanted(engine)
-    if name not in ("auto", "reference"):
+    if isinstance(name, str) and name not in ("auto", "reference"):
         raise EngineError(f"engine {name!r} cannot run unfold: feed is Python between two steps")
     return loops.unfold(cell, s0, u0, steps, feed)
 
@@ -150,10 +153,12 @@ def choose(request: Request, engine: str = "auto") -> Engine:
     """The engine that will run a request: the one forced, or the first in order that does not refuse."""
     name = _wanted(engine)
     if name != "auto":
-        chosen = ENGINES[name]
+        chosen = ENGINES[name] if isinstance(name, str) else name
         refusal = chosen.refusal(request)
         if refusal is not None:
-            raise EngineError(f"engine {name!r} cannot run {type(request.cell).__name__}: {refusal.reason}")
+            raise EngineError(
+                f"engine {chosen.name!r} cannot run {type(request.cell).__name__}: {refusal.reason}"
+            )
         return chosen
     for candidate in ENGINES.values():
         refusal = candidate.refusal(request)
@@ -170,7 +175,7 @@ def warn_once(cell_name: str, reason: str) -> None:
         warnings.warn(f"{cell_name} runs on the reference engine: {reason}", FallbackWarning, stacklevel=5)
 
 
-def _wanted(engine: str) -> str:
+def _wanted(engine: str) -> str | Engine:
     _check_name("engine", engine)
     return engine if engine != "auto" else _forced.get()
 
