@@ -96,7 +96,7 @@ class Compiler {
     for (size_t i = 0; i < b.refs.size(); i++)
       if (b.refs[i].buf == r.buf && b.refs[i].access == r.access && b.refs[i].col == r.col) return static_cast<int>(i);
     b.refs.push_back(r);
-    if (b.refs.size() > 120) fail(b.where, "too many memory operands");
+    if (b.refs.size() > 512) fail(b.where, "too many memory operands");
     return static_cast<int>(b.refs.size() - 1);
   }
 
@@ -327,6 +327,7 @@ class Compiler {
       }
       tn.push_back(e);
     }
+    if (!(tn.empty() && spec_.scatter.empty()) && !program_.kernels_.tn) fail("tn", "packed weights run forward only");
     plan_.ntn = static_cast<int>(tn.size());
     plan_.tn = program_.keep(tn);
     plan_.nshares = static_cast<int>(shares.size());

@@ -18,6 +18,8 @@ from nextstate.cells import (
     PeepholeLSTM,
     ProjectedLSTM,
     ResetBeforeGRU,
+    StackRNN,
+    StackState,
 )
 from nextstate.checkpointing import checkpointed, truncated
 from nextstate.checks import EngineError, FallbackWarning, InputError
@@ -69,6 +71,8 @@ __all__ = [
     "Residual",
     "SequenceClassifier",
     "Session",
+    "StackRNN",
+    "StackState",
     "Stacked",
     "Streams",
     "WithState",

@@ -96,6 +96,13 @@ STEPS: dict[str, Callable[[Step, Tensor, Tensor], Tensor]] = {
     "unbind": lambda s, u, h: torch.tanh(s.a(u) + torch.cat(s.r(h).view(-1, 4, 5).unbind(1), -1)),
     "view": lambda s, u, h: torch.tanh(s.a(u) + s.r(h)).view(-1, 4, 5).flatten(1),
     "one feature of u": lambda s, u, h: torch.tanh(s.a(u) + s.r(h)) * u[:, :1],
+    "one feature with a bias": lambda s, u, h: torch.tanh(s.a(u) + torch.sigmoid(s.down(h)[:, :1]) * h),
+    "one feature and a number": lambda s, u, h: torch.tanh(
+        s.a(u) + torch.sigmoid(s.r(h)[:, :1] - torch.exp(s.k)) * h
+    ),
+    "softmax in parts": lambda s, u, h: torch.tanh(
+        s.a(u) + sum(a * b for a, b in zip(s.down(h).softmax(-1).chunk(3, -1), (h, s.r(h), s.w), strict=True))
+    ),
     "one feature of h": lambda s, u, h: torch.tanh(s.a(u) + s.r(h)) * h[:, :1],
     # activations
     "relu": lambda s, u, h: torch.relu(s.a(u) + 0.3 * s.r(h)),

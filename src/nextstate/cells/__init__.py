@@ -15,6 +15,7 @@ from nextstate.cells.min_gru import MinGRU
 from nextstate.cells.peephole_lstm import PeepholeLSTM
 from nextstate.cells.projected_lstm import ProjectedLSTM
 from nextstate.cells.reset_before_gru import ResetBeforeGRU
+from nextstate.cells.stack_rnn import StackRNN, StackState
 
 __all__ = [
     "GRU",
@@ -29,4 +30,6 @@ __all__ = [
     "PeepholeLSTM",
     "ProjectedLSTM",
     "ResetBeforeGRU",
+    "StackRNN",
+    "StackState",
 ]

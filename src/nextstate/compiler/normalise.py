@@ -140,8 +140,17 @@ class Cutter:
         if node.op == "seq":
             return b.add(Node("flag", (), 1, node.attr))
         if node.op not in LEAVES and node.op != "matmul":
-            return b.add(Node(node.op, tuple(self.broadcastable(a) for a in node.args), 1, node.attr))
+            fixed = [self._fixed(a) for a in node.args]
+            if all(fixed):
+                return index
+            if not any(f and b[a].op != "imm" for f, a in zip(fixed, node.args, strict=True)):
+                return b.add(Node(node.op, tuple(self.broadcastable(a) for a in node.args), 1, node.attr))
         return b.add(Node("rowsum", (index,)))
+
+    def _fixed(self, index: int) -> bool:
+        """Whether a value is the same at every step: it is computed, and widened, outside the loop."""
+        node = self.build[index]
+        return node.op in ("imm", "vec", "row") or (bool(node.args) and all(map(self._fixed, node.args)))
 
 
 def cut(source: Builder, states: list[int], outputs: list[int]) -> tuple[Builder, list[Pieces], list[Pieces]]:
