@@ -48,7 +48,7 @@ class LanguageModel(nn.Module):
         self.vocabulary = vocabulary
         self.cell = Embedded(Stacked(*cells), vocabulary, features)
         with torch.no_grad():
-            v, _ = fold(self.cell, torch.zeros(1, 1, dtype=torch.int64))
+            v, _ = fold(self.cell, torch.zeros(1, 1, dtype=torch.int64), engine="reference")
         self.readout = nn.Linear(v.shape[-1], vocabulary)
         if tied:
             if v.shape[-1] != features:
