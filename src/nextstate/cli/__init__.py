@@ -10,9 +10,11 @@ from nextstate.checks import InputError
 from nextstate.cli.buzz import buzz
 from nextstate.cli.eval_sort import eval_sort
 from nextstate.cli.eval_text import eval_text
+from nextstate.cli.experiment import experiment
 from nextstate.cli.export import export
 from nextstate.cli.generate import generate
 from nextstate.cli.info import info
+from nextstate.cli.inspect import inspect
 from nextstate.cli.machine import machine
 from nextstate.cli.sort import sort
 from nextstate.cli.train_sort import train_sort
@@ -29,6 +31,8 @@ evaluate = typer.Typer(help="Measure a trained network.", no_args_is_help=True)
 
 app.command("info")(info)
 app.command("export")(export)
+app.command("inspect")(inspect)
+app.command("experiment")(experiment)
 app.command("sort", context_settings={"ignore_unknown_options": True})(sort)
 app.command("generate")(generate)
 app.add_typer(buzz, name="buzz")

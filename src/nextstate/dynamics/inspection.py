@@ -16,10 +16,8 @@ from nextstate.dynamics.flow import step_map
 from nextstate.dynamics.gates import gates
 from nextstate.dynamics.gradients import moving, norms, quiet, reach_of
 from nextstate.dynamics.lyapunov import lyapunov
-from nextstate.dynamics.observe import Sequence, names, observed
+from nextstate.dynamics.observe import Sequence, first_rows, names, observed
 from nextstate.dynamics.report import Part, Report
-from nextstate.engines.base import Request
-from nextstate.lengths import zero_padding
 from nextstate.run import scan
 from nextstate.states import tree_map
 
@@ -89,7 +87,7 @@ def inspect(
 def _call(module: nn.Module, batch: Any) -> Any:
     if isinstance(module, Cell):
         return scan(module, batch)
-    return module(*batch) if isinstance(batch, tuple) else module(batch)
+    return module(*batch) if type(batch) is tuple else module(batch)  # a NamedTuple is one argument
 
 
 def _loss_norms(loss: Any, sequences: list[Sequence]) -> list[Tensor | None]:
@@ -108,7 +106,9 @@ def _loss_norms(loss: Any, sequences: list[Sequence]) -> list[Tensor | None]:
 
 def _part(name: str, sequence: Sequence, loss: Tensor | None) -> Part:
     whole = sequence.request
-    request = _longest_rows(whole)
+    request = first_rows(whole, ROWS)
+    if request is None:
+        refuse("inspect", f"every row of the batch of {name} is empty")
     lengths = request.lengths
     longest = request.steps if lengths is None else int(lengths[0])
     steps = min(longest, STEPS)
@@ -126,24 +126,4 @@ def _part(name: str, sequence: Sequence, loss: Tensor | None) -> Part:
         spectrum=lyapunov(request.cell, us, s0, count=min(size, EXPONENTS)),
         gates=gates(request.cell, request.us, request.s0, lengths=lengths),
         loss=loss,
-    )
-
-
-def _longest_rows(request: Request) -> Request:
-    """The longest rows of a request, longest first."""
-    us = zero_padding(request.us, request.lengths)
-    if request.lengths is None:
-        rows = torch.arange(min(ROWS, request.batch))
-    else:
-        rows = request.lengths.cpu().argsort(descending=True, stable=True)[:ROWS]
-        rows = rows[request.lengths.cpu()[rows] > 0]
-    if not len(rows):
-        refuse("inspect", "every row of the batch is empty")
-    return Request(
-        request.cell,
-        tree_map(lambda u: u[:, rows], us),
-        tree_map(lambda s: s[rows], request.s0),
-        None if request.lengths is None else request.lengths[rows],
-        request.steps,
-        len(rows),
     )

@@ -9,6 +9,7 @@ from nextstate.training.fit import Evaluation, Record, fit, no_improvement
 from nextstate.training.schedule import Seconds, Steps, warmup_cosine
 from nextstate.training.source import Chunk, Chunks, Indexed, Source
 from nextstate.training.step import Loss, NonFiniteGradient, TrainState, carried, skip, stop, train_step
+from nextstate.training.watch import GradientWarning, GradientWatch, Measurement
 
 __all__ = [
     "Average",
@@ -16,8 +17,11 @@ __all__ = [
     "Chunk",
     "Chunks",
     "Evaluation",
+    "GradientWarning",
+    "GradientWatch",
     "Indexed",
     "Loss",
+    "Measurement",
     "NonFiniteGradient",
     "Record",
     "Seconds",
