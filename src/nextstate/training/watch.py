@@ -26,8 +26,8 @@ class GradientWarning(UserWarning):
 
 
 class Measurement(NamedTuple):
-    """One loop at one call of the loss: gradients reach `reach` of `longest` steps back (to 1 %) and grow up to
-    `growth` times on the way."""
+    """One loop at one call of the loss: gradients reach `reach` of `longest` steps back (to 1 %) and grow up
+    to `growth` times on the way."""
 
     call: int
     name: str
