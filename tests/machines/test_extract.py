@@ -1,4 +1,4 @@
-"""Extraction: learners, certificates, statuses, and the circle."""
+"""Extraction: learners, certificates and statuses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from nextstate.machines import (
     compile,
     complete,
     distinguishing_word,
-    equivalent,
     extract,
     minimise,
     regex,
 )
-from nextstate.machines.circle import circle, teach
 from nextstate.machines.extraction.certify import certify
 from nextstate.machines.extraction.intervals import Box, as_point, image
 from nextstate.machines.extraction.lstar import lstar
@@ -179,21 +177,6 @@ def test_certificates_are_refused_for_wrong_machines_and_weak_gains() -> None:
         for parameter in network.cell.parameters():
             parameter.mul_(0.3)
     assert certify(network, machine) is None
-
-
-def test_the_circle_closes_on_a_trained_network() -> None:
-    done = circle(tomita(4), seed=0)
-    assert done.closed
-    assert done.found.status in ("pac", "proved")
-    assert done.lessons[-1].right == 1
-    assert equivalent(done.proof.machine, tomita(4))
-
-
-def test_an_untrained_network_does_not_close_it() -> None:
-    lesson, network = next(teach(tomita(4), steps=50, rate=1e-6))
-    assert lesson.right < 1
-    found = extract(network, method="lstar", epsilon=0.05)
-    assert not equivalent(found.machine, tomita(4))
 
 
 def test_recogniser_scores_ragged_words_as_single_ones() -> None:

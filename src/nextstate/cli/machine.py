@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from nextstate.checks import refuse
+from nextstate.cli.machine_tasks import tasks
 
 machine = typer.Typer(help="Automata and Turing machines as networks.", no_args_is_help=True)
+machine.command("tasks")(tasks)
 
 File = Annotated[str, typer.Argument(help="A machine's file (text or JSON), or a name such as tomita4.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
@@ -144,7 +146,7 @@ def circle_language(
     file: File = "tomita4",
     out: Annotated[Path, typer.Option(help="Folder for pictures, model and machines.")] = Path("runs/circle"),
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    seconds: Annotated[float, typer.Option(min=1, help="Of training at most.")] = 40.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Of training at most.")] = 120.0,
     json_output: Json = False,
 ) -> None:
     """Teach a language to a GRU, find its machine, compile it back and prove the two equal."""
@@ -169,6 +171,7 @@ def circle_language(
     last = done.lessons[-1]
     answer = {
         "trained": f"{last.step} steps, {last.seconds:.1f} s, {last.right:.2%} of held-out prefixes right",
+        "acceptance test": "passed" if done.taught else "not passed before steps or seconds ran out",
         "found": f"{len(done.found.machine.states)} states, {done.found.status}: {done.found.evidence}",
         "equal to the truth": "yes" if done.difference is None else f"no, they differ on {done.difference}",
         "compiled": str(done.again.report),
