@@ -11,7 +11,8 @@
 
 namespace nextstate {
 
-// "" = the best one here; throws when this machine cannot run it. Precision of the matrix products: fp32 or bf16.
+// "" = the best one here; throws when this machine cannot run it. Precision of the matrix products: fp32 or bf16;
+// or of the weights alone, for runs of few rows: weights16 (bfloat16), weights8 (int8).
 const Kernels& kernels(const std::string& isa, const std::string& precision = "fp32");
 bool has_bf16();
 std::vector<std::string> available_isas();

@@ -38,6 +38,17 @@ const Kernels& named(const std::string& isa) {
   throw std::invalid_argument("instruction set '" + isa + "' cannot run here; available: " + names);
 }
 
+const Kernels* packed_weights(const Kernels& like, bool bytes) {
+#ifdef NEXTSTATE_X86
+  const bool vnni = __builtin_cpu_supports("avx512vnni");
+  if (&like == kernels_avx512() && (vnni || !bytes)) return bytes ? kernels_avx512_w8() : kernels_avx512_w16();
+  if (&like != kernels_portable()) return bytes ? kernels_avx2_w8() : kernels_avx2_w16();
+#else
+  (void)like;
+#endif
+  return bytes ? kernels_portable_w8() : kernels_portable_w16();
+}
+
 }  // namespace
 
 #if defined(NEXTSTATE_X86) && defined(__linux__)
@@ -73,7 +84,9 @@ const Kernels& kernels(const std::string& isa, const std::string& precision) {
 #endif
     throw std::invalid_argument("precision 'bf16' needs AVX-512 with BF16 instructions");
   }
-  if (precision != "fp32") throw std::invalid_argument("precision must be 'fp32' or 'bf16', not '" + precision + "'");
+  if (precision == "weights16" || precision == "weights8") return *packed_weights(kernels(isa), precision == "weights8");
+  if (precision != "fp32")
+    throw std::invalid_argument("precision must be 'fp32', 'bf16', 'weights16' or 'weights8', not '" + precision + "'");
   if (!isa.empty()) return named(isa);
   static const Kernels& best = [&]() -> const Kernels& {
     const char* forced = std::getenv("NEXTSTATE_ISA");

@@ -161,6 +161,29 @@ nb::object run(const Program& p, const Packed& packed, nb::list buffers, nb::lis
   return d;
 }
 
+// One step of B rows again and again: all but the pointers of the input and the output is prepared.
+struct Step {
+  const Program& program;
+  const Packed& packed;
+  RunArgs args;
+  size_t input, output;
+
+  Step(const Program& p, const Packed& w, nb::list buffers, nb::list inits, const std::vector<int64_t>& init_lds, int64_t B,
+       int threads, int row_block, size_t in, size_t out)
+      : program(p), packed(w),
+        args{pointers<float>(buffers), pointers<const float>(inits), init_lds, {}, 1, B, nullptr, true, threads, row_block, 0,
+             nullptr},
+        input(in), output(out) {
+    if (in >= args.buffers.size() || out >= args.buffers.size()) throw std::invalid_argument("Step: no such buffer");
+  }
+  void operator()(uintptr_t u, uintptr_t v) {
+    args.buffers[input] = reinterpret_cast<float*>(u);
+    args.buffers[output] = reinterpret_cast<float*>(v);
+    nb::gil_scoped_release release;
+    program.run(packed, args);
+  }
+};
+
 nb::ndarray<nb::pytorch, float> empty(size_t rows, size_t cols) {
   struct Owned {
     void* p;
@@ -211,6 +234,13 @@ NB_MODULE(_engine, m) {
            nb::arg("row_block") = 1, nb::arg("chunk_rows") = 0, nb::arg("profile") = false)
       .def_prop_ro("isa", [](const Program& p) { return p.kernels().name; })
       .def_prop_ro("lanes", [](const Program& p) { return p.kernels().lanes; });
+  nb::class_<Step>(m, "Step")
+      .def(nb::init<const Program&, const Packed&, nb::list, nb::list, const std::vector<int64_t>&, int64_t, int, int, size_t,
+                    size_t>(),
+           nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(), nb::arg("program"), nb::arg("packed"), nb::arg("buffers"),
+           nb::arg("inits"), nb::arg("init_lds"), nb::arg("B"), nb::arg("threads"), nb::arg("row_block"), nb::arg("input"),
+           nb::arg("output"))
+      .def("__call__", &Step::operator(), nb::arg("u"), nb::arg("v"));
   m.def("row_block", &row_block, nb::arg("B"), nb::arg("threads"),
         "Height of the row tiles: give the same one to the forward and the backward run.");
   m.def("empty", &empty, nb::arg("rows"), nb::arg("cols"), "A float32 tensor from the pool, uninitialised.");

@@ -133,13 +133,13 @@ struct Kernels {
   const char* name;
   int lanes;
   int plane_vectors;  // vectors of one plane
-  int gpack_floats;
-  int bf16_rows;  // rows of a flat block rounded at a time; 0: products are float32
+  int rounded_rows;  // rows of a flat block whose operands are rounded at a time; 0: they are read as they are
   int64_t (*depth)(int64_t k);  // floats that k numbers of an operand take
   int (*panels_per_group)(int min_gates);
   void (*pack)(const Plan*, const float* const* weights, float* out);
   void (*flat)(const Run*, Worker*, const Block*, int nblocks, const Chunk*, int64_t r0, int64_t r1);
   void (*steps)(const Run*, Worker*, const Chunk*);
+  int gpack_floats;  // from here on null where there is no training
   size_t (*share_floats)(int k, int64_t rows);
   void (*tn_pack)(const Run*, Worker*, const Chunk*);
   void (*tn)(const Run*, Worker*, const Chunk*);
@@ -150,6 +150,13 @@ const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx512bf16();
 const Kernels* kernels_amx();
+// Weights of two bytes or one, float32 states: one row at a time, forward.
+const Kernels* kernels_portable_w16();
+const Kernels* kernels_portable_w8();
+const Kernels* kernels_avx2_w16();
+const Kernels* kernels_avx2_w8();
+const Kernels* kernels_avx512_w16();
+const Kernels* kernels_avx512_w8();
 
 enum Op : int {
 #define OP(id, name, n, e) op_##id,

@@ -146,10 +146,10 @@ struct Job {
     const size_t planes = plane * std::max(plan.max_planes, 1);
     float* p = ws.planes.grow(planes * n);
     float* g = plan.ntn ? ws.gpack.grow(static_cast<size_t>(kernels.gpack_floats) * n) : nullptr;
-    size_t rounded = 0;  // floats: two numbers each, and a vector to run over
-    if (kernels.bf16_rows) {
-      const int64_t rows = std::max<int64_t>(args.B, flat ? kernels.bf16_rows : 0);
-      rounded = (static_cast<size_t>(rows + 16) * plan.max_depth + 64 + 15) / 16 * 16;
+    size_t rounded = 0;  // floats: at most two for one of the weights' depth, and a vector to run over
+    if (kernels.rounded_rows) {
+      const int64_t rows = std::max<int64_t>(args.B, flat ? kernels.rounded_rows : 0);
+      rounded = (static_cast<size_t>(rows + 16) * 2 * plan.max_depth + 64 + 15) / 16 * 16;
     }
     float* a = rounded ? ws.apack.grow(rounded * n) : nullptr;
     const size_t view_bytes = (sizeof(void*) * 3 * std::max(plan.max_views, 1) + 63) / 64 * 64 + 64;

@@ -56,9 +56,10 @@ static void run_tile(const Run* r, Worker* w, const Block* block, const View* at
   for (int i = 0; i < block->ngemms; i++) {
     const Gemm* g = block->gemm + i;
     ARows a[MAX_SEGMENTS];
-#ifdef BF16
-    const int64_t k = gemm_depth(g);
-    for (int64_t s = 0, from = 0; s < g->nseg; from += depth(g->seg[s++].k)) a[s] = {rounded + local * k + from, k, depth(g->seg[s].k)};
+#ifdef ROUNDED
+    const int64_t k = gemm_operands(g);
+    for (int64_t s = 0, from = 0; s < g->nseg; from += operand_depth(g->seg[s++].k))
+      a[s] = {rounded + local * k + from, k, operand_steps(g->seg[s].k)};
     rounded += rounded_rows * k;
 #else
     (void)rounded, (void)local, (void)rounded_rows;
@@ -82,10 +83,10 @@ static void finish_reductions(const Run* r, const Block* block, const View* at, 
   }
 }
 
-// Row i of gemm g lies at [sum of the depths before g] * rows + i * depth(g), its segments one after another.
+// Row i of gemm g lies at [sum of the operands before g] * rows + i * gemm_operands(g), its segments one after another.
 INLINE int64_t round_operands(const Block* block, const View* at, const Rows* tiles, int ntiles, float* out) {
   int64_t rows = 0;
-#ifdef BF16
+#ifdef ROUNDED
   for (int n = 0; n < ntiles; n++) rows += tiles[n].nr;
   for (int i = 0; i < block->ngemms; i++) {
     const Gemm* g = block->gemm + i;
@@ -95,8 +96,12 @@ INLINE int64_t round_operands(const Block* block, const View* at, const Rows* ti
           const View& x = at[g->seg[s].ref];
           const float* src = x.p + row * x.rs;
           const int k = g->seg[s].k;
+#ifdef WEIGHTS8
+          round_row(src, k, out);
+#else
           for (int j = 0; j < k; j += 2 * VL) store(out + j / 2, pairs_of_row(src + j, k - j));
-          out += depth(k);
+#endif
+          out += operand_depth(k);
         }
   }
 #else

@@ -25,6 +25,9 @@ struct Fetch {
   int pair;  // floats to the second line of an entry
 };
 
+#if defined(WEIGHTS16) || defined(WEIGHTS8)
+#include "compact.h"
+#else
 template <int MR, int NV>
 INLINE void tile_step(vf (&acc)[MR][NV], const float* a, int64_t rs, const float* b) {
   vf w[NV];
@@ -68,10 +71,6 @@ static __attribute__((noinline)) void tile(const ARows* seg, int nseg, int64_t r
     for (int v = 0; v < NV; v++) store(out[v] + (row + i) * VL, acc[i][v]);
 }
 
-#ifdef AMX
-#include "amx.h"
-#endif
-
 // One row against S passes of NV columns at once, so that enough independent chains are in flight.
 template <int NV, int S>
 static __attribute__((noinline)) void line(const ARows* seg, int nseg, const float* b, int64_t stride, float* const* out) {
@@ -95,6 +94,12 @@ static __attribute__((noinline)) void line(const ARows* seg, int nseg, const flo
 #pragma GCC unroll 16
     for (int v = 0; v < NV; v++) store(out[s * NV + v], acc[s][v]);
 }
+
+#endif
+
+#ifdef AMX
+#include "amx.h"
+#endif
 
 constexpr int tile_rows(int nv) { return nv == NV_MAX ? MR_MAX_WIDE : MR_MAX; }
 

@@ -23,6 +23,13 @@ static void pack_column(const float* w, int ld, const WeightRef* ref, int unit, 
   }
   for (int64_t j = (k + 1) / 2; j < depth(k); j++, out += step) store(out, vf{});
 }
+#elif defined(WEIGHTS16) || defined(WEIGHTS8)
+// Lanes [0, n) of one column, as compact.h reads them.
+static void pack_column(const float* w, int ld, const WeightRef* ref, int unit, int n, int k, float* out, int step) {
+  const int64_t down = ref->trans ? ld : 1, across = ref->trans ? 1 : ld;  // floats from k to k + 1, from lane to lane
+  const float* src = w + (size_t)ref->row0 * ld + ref->col0 + unit * across;
+  for (int i = 0; i < VL; i++) pack_lane(i < n ? src + i * across : nullptr, down, k, out, step, i);
+}
 #else
 // Lanes [0, n) of one column: out[k * step + lane] = B[k, unit + lane].
 static void pack_column(const float* w, int ld, const WeightRef* ref, int unit, int n, int k, float* out, int step) {

@@ -27,6 +27,22 @@ class Program:
         profile: bool = False,
     ) -> dict[str, float] | None: ...
 
+class Step:
+    def __init__(
+        self,
+        program: Program,
+        packed: Packed,
+        buffers: list[int],
+        inits: list[int],
+        init_lds: list[int],
+        B: int,
+        threads: int,
+        row_block: int,
+        input: int,
+        output: int,
+    ) -> None: ...
+    def __call__(self, u: int, v: int) -> None: ...
+
 def row_block(B: int, threads: int) -> int: ...
 def empty(rows: int, cols: int) -> Tensor: ...
 def trim() -> None: ...

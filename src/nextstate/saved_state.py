@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nextstate.cell import Cell
 from nextstate.checks import describe, refuse
+from nextstate.combine import Quantised
 from nextstate.states import Tree, leaves, rebuild
 
 FORMAT = "nextstate state"
@@ -26,7 +27,7 @@ def to_bytes(cell: Cell, state: Tree) -> bytes:
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "cell": type(cell).__name__,
+        "cell": _kind(cell),
         "state": describe(state),
         "sha256": _digest(tensors),
     }
@@ -49,8 +50,8 @@ def from_bytes(operation: str, data: bytes, cell: Cell, like: Tree, *, any_rows:
         refuse(
             operation, f"the state has layout version {header.get('version')!r}; this is version {VERSION!r}"
         )
-    if header.get("cell") != type(cell).__name__:
-        refuse(operation, f"the state is of a {header.get('cell')}, this is a {type(cell).__name__}")
+    if header.get("cell") != _kind(cell):
+        refuse(operation, f"the state is of a {header.get('cell')}, this is a {_kind(cell)}")
     wanted = leaves(like)
     parts = [tensors[name] for name in sorted(tensors, key=int)]
     device = wanted[0].device if wanted else torch.device("cpu")
@@ -63,6 +64,11 @@ def from_bytes(operation: str, data: bytes, cell: Cell, like: Tree, *, any_rows:
     if header.get("sha256") != _digest(tensors):
         refuse(operation, "the tensors are not those that were saved: their digest differs")
     return rebuild(like, [x.to(device) for x in parts])
+
+
+def _kind(cell: Cell) -> str:
+    """A cell's name; with fewer bits in its weights it is the same cell."""
+    return type(cell.cell if isinstance(cell, Quantised) else cell).__name__
 
 
 def _named(parts: list[Tensor]) -> dict[str, Tensor]:

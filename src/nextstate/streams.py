@@ -45,6 +45,8 @@ class Streams:
         self._rows: dict[int, int] = {}
         self._free: list[int] = [0]
         self._next = 0
+        self._found: tuple[list[int], Tensor] | None = None
+        """The ids looked up last, and their places: the same streams step again and again."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -64,6 +66,7 @@ class Streams:
         """These streams end; their ids are not used again."""
         self._places("Streams.close", ids)
         self._free.extend(self._rows.pop(i) for i in ids)
+        self._found = None
 
     def step(self, ids: Sequence[int], u: Tree) -> Tree:
         """One step of these streams: their outputs."""
@@ -122,6 +125,8 @@ class Streams:
         self._free[:0] = range(2 * old - 1, old - 1, -1)
 
     def _places(self, operation: str, ids: Sequence[int]) -> Tensor:
+        if self._found is not None and isinstance(ids, list) and self._found[0] == ids:
+            return self._found[1]
         found = [self._rows.get(i, -1) for i in ids]
         if -1 in found or len(set(found)) != len(found):
             unknown = [i for i in ids if i not in self._rows]
@@ -131,7 +136,8 @@ class Streams:
                 if unknown
                 else "a stream is named twice",
             )
-        return torch.tensor(found, dtype=torch.int64)
+        self._found = list(ids), torch.tensor(found, dtype=torch.int64)
+        return self._found[1]
 
     def _write(self, places: Tensor, s: Tree) -> None:
         for table, rows in zip(leaves(self._table), leaves(s), strict=True):

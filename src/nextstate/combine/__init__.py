@@ -2,6 +2,7 @@
 
 from nextstate.combine.dropout import Dropped, DroppedState, Masks, Zoneout, redrawn
 from nextstate.combine.inputs import Embedded, ResetWhen, check_ids
+from nextstate.combine.quantised import Quantised
 from nextstate.combine.structure import LearnedStart, Residual, Stacked, WithState
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Embedded",
     "LearnedStart",
     "Masks",
+    "Quantised",
     "ResetWhen",
     "Residual",
     "Stacked",
