@@ -37,8 +37,8 @@ PADDING = -100
 class Recipe:
     """Everything that decides how a sorter comes out, but for the seed.
 
-    Lists have `shortest` to `longest` numbers out of 1..largest; `full` of them are the longest, `plain` of
-    them uniform, and a share `ordered` comes in order or in the opposite order (see `TrainingLists`). `steps`
+    Lists have `shortest` to `longest` numbers out of 1..largest; `full` of them are long, `plain` of them
+    uniform, and a share `ordered` comes in order or in the opposite order (see `TrainingLists`). `steps`
     batches of `batch` lists; AdamW without weight decay, betas (0.9, 0.98), learning rate `rate` after a
     linear warm-up over the first tenth, then a cosine to 0; gradient clipped at norm 1.
     """
@@ -66,13 +66,13 @@ RECIPES = {
     "robust": Recipe(
         largest=32,
         shortest=1,
-        longest=44,
+        longest=42,
         hidden=128,
         batch=64,
-        steps=41000,
-        full=0.3,
-        plain=0.1,
-        ordered=0.25,
+        steps=42000,
+        full=0.4,
+        plain=0.08,
+        ordered=0.2,
     ),
     "64": Recipe(largest=64, shortest=64, longest=64, hidden=128, batch=64, steps=12000, full=1.0, plain=1.0),
     "100": Recipe(

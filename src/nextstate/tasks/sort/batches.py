@@ -27,8 +27,8 @@ class TrainingLists:
 
     TrainingLists : n -> SortBatch
 
-    Each list has a length of its own: `longest` for a share `full` of them, else uniform in
-    shortest..longest; and its numbers are uniform over 1..largest with probability `plain`, else drawn from
+    Each list has a length of its own: uniform in shortest..longest, but for a share `full` of them in the
+    upper eighth of the lengths; and its numbers are uniform over 1..largest with probability `plain`, else drawn from
     the law `mixed` (five in six) or `nearly_equal`. A share `ordered` of the lists comes in order or, as
     many, in the opposite order: a network may come to forget some of what stood first in a long list.
 
@@ -55,7 +55,10 @@ class TrainingLists:
     def __call__(self, number: int) -> SortBatch:
         random = np.random.default_rng([self.seed, number])
         lengths = random.integers(self.shortest, self.longest + 1, self.size)
-        lengths[random.random(self.size) < self.full] = self.longest
+        upper = random.integers(
+            max(self.shortest, self.longest - self.longest // 8), self.longest + 1, self.size
+        )
+        lengths = np.where(random.random(self.size) < self.full, upper, lengths)
         steps = int(lengths.max())
         lists = uniform(random, self.size, steps, self.largest)
         kind, mostly = random.random(self.size), self.plain + 5 / 6 * (1 - self.plain)

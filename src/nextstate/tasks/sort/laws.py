@@ -109,15 +109,18 @@ CONCENTRATIONS = np.array([0.2, 1.0, np.inf, np.inf, np.inf])
 def mixed(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
     """The first law of training: every list has an alphabet and weights of its own.
 
-        m  in 1..largest, log-uniform          size of the alphabet
+        m  in 1..largest, log-uniform, or      size of the alphabet
+           in 3..8 for two lists in five
         alphabet                               m numbers anywhere, or the m nearest to a random centre
         p ~ Dirichlet(a, ..., a)               a = 0.2, 1, or mostly infinity (equal weights)
         numbers drawn independently from p
 
     It contains lists with few distinct numbers, in equal and in very unequal shares, clumps, one number
     repeated, and uniform ones, without being any law of the evaluation but those of few distinct numbers.
+    Three to eight of them, each five or ten times, are the hardest to count and therefore the most frequent.
     """
     size = np.floor(np.exp(random.random(count) * np.log(largest + 1))).astype(np.int64)
+    size = np.where(random.random(count) < 0.4, random.integers(3, 9, count), size).clip(max=largest)
     keys = random.random((count, largest))
     centre = random.integers(0, largest, (count, 1))
     near = np.abs(np.arange(largest) - centre) + keys  # the keys break ties
