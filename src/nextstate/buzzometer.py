@@ -16,7 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nextstate.checks import InputError, refuse
-from nextstate.networks.document_classifier import DocumentClassifier, Pieces, Pooled, cut, join, pool_pieces
+from nextstate.networks.document_classifier import (
+    DocumentClassifier,
+    Ids,
+    Pieces,
+    Pooled,
+    cut,
+    join,
+    pool_pieces,
+)
 from nextstate.tasks.buzz.calibration import Temperature
 from nextstate.tasks.buzz.words import Words
 
@@ -118,8 +126,8 @@ class Buzzometer:
         )
         return [self._answer(row) for row in self.probabilities(logits, lengths).tolist()]
 
-    @torch.inference_mode()
-    def logits(self, texts: Sequence[Sequence[int]], batch_size: int = 256) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def logits(self, texts: Sequence[Ids], batch_size: int = 256) -> tuple[Tensor, Tensor]:
         """Raw logits [N, C] of texts given as ids, and how many ids each has [N]."""
         if batch_size < 1:
             refuse("Buzzometer.score", f"batch_size is {batch_size}; it must be at least 1")

@@ -8,6 +8,7 @@ import typer
 
 from nextstate.checks import InputError
 from nextstate.cli.buzz import buzz
+from nextstate.cli.eval_buzz import eval_buzz
 from nextstate.cli.eval_sort import eval_sort
 from nextstate.cli.eval_text import eval_text
 from nextstate.cli.experiment import experiment
@@ -17,6 +18,7 @@ from nextstate.cli.info import info
 from nextstate.cli.inspect import inspect
 from nextstate.cli.machine import machine
 from nextstate.cli.sort import sort
+from nextstate.cli.train_buzz import train_buzz
 from nextstate.cli.train_sort import train_sort
 from nextstate.cli.train_text import train_text
 
@@ -39,8 +41,10 @@ app.add_typer(buzz, name="buzz")
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")
 app.add_typer(machine, name="machine")
+train.command("buzz")(train_buzz)
 train.command("sort")(train_sort)
 train.command("text")(train_text)
+evaluate.command("buzz")(eval_buzz)
 evaluate.command("sort")(eval_sort)
 evaluate.command("text")(eval_text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +15,9 @@ from nextstate.cells.parameters import check_sizes
 from nextstate.checks import refuse
 from nextstate.lengths import valid_steps
 from nextstate.networks.bidirectional import Bidirectional
+
+Ids = Sequence[int] | np.ndarray
+"""The ids of one text."""
 
 
 class Pieces(NamedTuple):
@@ -29,7 +33,7 @@ class Pieces(NamedTuple):
     documents: int
 
 
-def cut(texts: Sequence[Sequence[int]], size: int) -> Pieces:
+def cut(texts: Sequence[Ids], size: int) -> Pieces:
     """Cut every text into the fewest pieces of at most `size` ids, as equal in length as can be.
 
     cut : [[id]] -> Pieces;  a text without ids is one piece of length 0
@@ -79,7 +83,8 @@ class DocumentClassifier(nn.Module):
 
     In training mode three noises are on: `drop_words`, the share of words read as padding; `drop_features`,
     the share of columns of the table that a text does not see (one mask a text); `drop_pooled`, ordinary
-    dropout of what the read-out reads.
+    dropout of what the read-out reads. `products`, an attribute, is the type in which the matrix products of
+    the GRU are made: float32, or bfloat16 for speed in training (states stay in float32).
 
     A text's logits do not depend on the texts beside it. Pieces bound the steps that depend on each other,
     so that a long text is read as a batch; what a piece cannot see beyond its ends is the price.
@@ -108,6 +113,7 @@ class DocumentClassifier(nn.Module):
         self.layer = Bidirectional(GRU(features, hidden), GRU(features, hidden))
         self.readout = nn.Linear(4 * hidden, classes)
         self.drop_words, self.drop_features, self.drop_pooled = drop_words, drop_features, drop_pooled
+        self.products = torch.float32
 
     def forward(self, pieces: Pieces) -> Tensor:
         return self.classify(self.pool(self.look_up(pieces), pieces))
@@ -128,7 +134,9 @@ class DocumentClassifier(nn.Module):
 
     def read(self, us: Tensor, lengths: Tensor) -> Tensor:
         """The outputs of both directions at every step [T, R, 2 hidden]; zeros after each piece's end."""
-        return self.layer(us, lengths=lengths)[0].float()
+        with torch.autocast(us.device.type, torch.bfloat16, enabled=self.products is torch.bfloat16):
+            vs, _ = self.layer(us, lengths=lengths)
+        return vs.float()
 
     def pool(self, us: Tensor, pieces: Pieces) -> Pooled:
         """Read every piece and put those of a text together."""

@@ -140,7 +140,7 @@ class Words:
         parts = [part for part in re.split(r"[-.&_]", plain) if part]
         if len(parts) > 1:
             return tuple(chain.from_iterable(self._inner(part) for part in parts))
-        return (len(SPECIAL) + zlib.crc32(plain[-3:].encode()) % self.buckets,)
+        return (len(SPECIAL) + zlib.crc32(plain[-3:].encode("utf-8", "surrogatepass")) % self.buckets,)
 
 
 class _Remembered(dict[str, tuple[int, ...]]):

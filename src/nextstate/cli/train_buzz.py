@@ -1,0 +1,265 @@
+"""`nextstate train buzz`: a sentiment model from your own labels."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nextstate.checks import refuse
+
+if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
+    from nextstate.training import Record
+
+
+def train_buzz(
+    data: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet with a text and a label a row.")],
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
+    label_column: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="More texts without labels (any format), to learn the language from.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for model, card, pictures, checkpoints.")] = Path(
+        "runs/buzz"
+    ),
+    start: Annotated[
+        str, typer.Option(help="'shipped' begins from the model of the package, 'scratch' from nothing.")
+    ] = "shipped",
+    minutes: Annotated[float | None, typer.Option(help="About how long to train.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Times that every text is read.")] = None,
+    hidden: Annotated[int, typer.Option(min=1, help="Units a direction (from scratch).")] = 128,
+    vocabulary: Annotated[int, typer.Option(min=100, help="Words that get a vector of their own.")] = 30000,
+    held_back: Annotated[float, typer.Option(help="Share of texts for the temperature.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of texts for the figures of the card.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Of split, weights, order and noise.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="A JSON object a record on stdout.")] = False,
+) -> None:
+    """Train on labelled texts: any labels, two classes or more.
+
+    The texts are split by label into those trained on, those held back for the temperature, and those that
+    the figures are measured on; equal texts stay together. A run that was interrupted goes on when the same
+    command is given again.
+    """
+    import numpy as np
+    import torch
+
+    from nextstate.buzzometer import SHIPPED, Buzzometer
+    from nextstate.engines.threads import set_threads
+    from nextstate.recipes.buzz import Recipe, as_ids, evaluate, planned_steps, prepare
+    from nextstate.recipes.buzz_report import draw_calibration, draw_confusion, model_card
+    from nextstate.tasks.buzz.examples import split
+    from nextstate.tasks.buzz.words import build_words
+    from nextstate.training import Checkpoints
+
+    if start not in ("shipped", "scratch"):
+        refuse("train buzz", f"start is {start!r}; expected 'shipped' or 'scratch'")
+    if minutes is not None and not minutes > 0:
+        refuse("train buzz", f"minutes is {minutes}; it must be positive")
+    # The cores are for the engine: what torch does between its runs is too small to share.
+    set_threads(torch.get_num_threads())
+    torch.set_num_threads(1)
+    texts, given = read_labelled(data, text_column, label_column)
+    labels = ordered_labels(given)
+    numbers = [labels.index(label) for label in given]
+    parts = split(texts, numbers, [held_back, test], seed)
+    _show_split(parts, numbers, labels)
+    recipe = replace(Recipe(), hidden=hidden)
+    if unlabelled is not None:
+        start = "scratch"
+    base = Buzzometer.load(SHIPPED) if start == "shipped" else None
+    if base is not None:
+        recipe = replace(recipe, features=base.shape.features, hidden=base.shape.hidden, rate=1e-3, epochs=4)
+    mean = sum(map(len, texts)) / len(texts)
+    recipe = replace(recipe, batch=64 if mean < 400 else 32, epochs=epochs or recipe.epochs)
+    more = [] if unlabelled is None else read_texts(unlabelled)
+    words = build_words([*(texts[place] for place in parts[0]), *more], vocabulary)
+    if base is not None:  # what the package's model knows stays known
+        known = set(words.words)
+        words = type(words)([*words.words, *(w for w in base.words.words if w not in known)], words.buckets)
+    train, held, tested = (
+        as_ids(words, [texts[place] for place in part], [numbers[place] for place in part]) for part in parts
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "data": str(data),
+        "rows": len(texts),
+        "labels": labels,
+        "seed": seed,
+        "minutes": minutes,
+        "start": start,
+        "unlabelled": None if unlabelled is None else str(unlabelled),
+        "recipe": asdict(recipe),
+    }
+    earlier = _same_run(out, settings)
+    if more:
+        from nextstate.recipes.buzz_pretrain import prepare_reading
+
+        every = [np.array(words.ids(text), dtype=np.int32) for text in more] + list(train.ids)
+        reading = prepare_reading(
+            recipe, words, every, len(labels), seed=seed, checkpoints=Checkpoints(out / "checkpoints-reading")
+        )
+        with _display(json_output) as show:
+            for record in reading.records():
+                show(record)
+        base = reading.start(labels)
+    run = prepare(
+        recipe,
+        words,
+        labels,
+        train,
+        held,
+        seed=seed,
+        steps=earlier,
+        start=base,
+        checkpoints=Checkpoints(out / "checkpoints", every=200),
+    )
+    if minutes is not None and earlier is None:
+        run.plan = type(run.plan)(planned_steps(run, minutes))
+    _write(out / "run.json", json.dumps(settings | {"steps": run.plan.total}, indent=1))
+    with _display(json_output) as show:
+        for record in run.records():
+            show(record)
+    buzzometer = run.buzzometer()
+    buzzometer.save(out / "model.safetensors")
+    buzzometer = Buzzometer.load(out / "model.safetensors")  # what is measured is what was written
+    measured = {}
+    if len(tested):
+        figures = evaluate(buzzometer, tested)
+        measured["Texts that training never saw"] = figures
+        draw_confusion(figures, out / "confusion.png")
+        draw_calibration(figures, out / "calibration.png")
+        print(
+            f"{figures.texts} unseen texts: accuracy {100 * figures.accuracy:.2f} %, macro F1 "
+            f"{100 * figures.macro_f1:.2f} %, calibration error {100 * figures.calibration_error:.2f} %",
+            file=sys.stderr,
+        )
+    card = model_card(
+        recipe,
+        title="A sentiment model",
+        data=[f"{data.name}: {len(texts)} labelled texts; {len(train)} trained on, {len(held)} held back"],
+        seed=seed,
+        steps=run.state.step,
+        seconds=run.state.seconds,
+        measured=measured,
+        command=f"nextstate train buzz {data.name} --label-column {label_column} --seed {seed}",
+    )
+    _write(out / "model.md", card)
+    for name in ("checkpoints", "checkpoints-reading"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    (out / "run.json").unlink()
+    print(f"wrote model.safetensors, model.md and pictures to {out}", file=sys.stderr)
+
+
+def read_labelled(path: Path, text_column: str | None, label_column: str) -> tuple[list[str], list[str]]:
+    """Texts and labels of a table; rows without either are reported and left out."""
+    from nextstate.tasks.buzz.tables import choose_column, format_of, read_table
+
+    if format_of(path) == "lines":
+        refuse("train buzz", f"{path} has no columns; labels need CSV, TSV, JSONL or Parquet")
+    table = read_table(path, text_column)
+    choose_column(table.names, label_column, path)
+    texts, labels = [], []
+    for row in table.rows:
+        label = row.fields.get(label_column)
+        if row.text is None or label is None or str(label).strip() == "":
+            problem = row.problem or f"its {label_column!r} is empty"
+            print(f"train buzz: row {row.number} is left out: {problem}", file=sys.stderr)
+            continue
+        texts.append(row.text)
+        labels.append(str(label).strip())
+    counts = Counter(labels)
+    if len(counts) < 2 or min(counts.values()) < 3:
+        refuse("train buzz", f"{path} has the labels {dict(counts)}; expected two or more, three texts each")
+    return texts, labels
+
+
+def read_texts(path: Path) -> list[str]:
+    from nextstate.tasks.buzz.tables import read_table
+
+    return [row.text for row in read_table(path).rows if row.text]
+
+
+def ordered_labels(given: list[str]) -> tuple[str, ...]:
+    """The labels in order: negative, neutral, positive where they are those, else by name.
+
+    >>> ordered_labels(["positive", "negative"]), ordered_labels(["b", "a", "b"])
+    (('negative', 'positive'), ('a', 'b'))
+    """
+    from nextstate.buzzometer import POLARITY
+
+    return tuple(sorted(set(given), key=lambda label: (POLARITY.get(label.lower(), 0), label)))
+
+
+def _show_split(parts: list[list[int]], numbers: list[int], labels: tuple[str, ...]) -> None:
+    for name, part in zip(("trained on", "held back", "measured on"), parts, strict=True):
+        counts = Counter(numbers[place] for place in part)
+        listed = ", ".join(f"{label} {counts[number]}" for number, label in enumerate(labels[:20]))
+        print(f"{name}: {len(part)} texts ({listed})", file=sys.stderr)
+
+
+def _same_run(out: Path, settings: dict[str, Any]) -> int | None:
+    """The steps of the unfinished run in `out` if it is this one; None if there is none."""
+    file = out / "run.json"
+    if not file.exists():
+        for name in ("checkpoints", "checkpoints-reading"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        return None
+    found = json.loads(file.read_text())
+    steps = found.pop("steps", None)
+    if found != json.loads(json.dumps(settings)):
+        refuse("train buzz", f"{out} holds an unfinished run with other settings; name another --out")
+    return None if steps is None else int(steps)
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+@contextmanager
+def _display(json_output: bool) -> Iterator[Callable[[Record], None]]:
+    """Where records go: JSON lines, a live line on a terminal, or a line for every evaluation."""
+    if json_output:
+        yield lambda record: print(json.dumps(asdict(record)), flush=True)
+    elif not sys.stderr.isatty():
+
+        def line(record: Record) -> None:
+            if record.evaluation is not None:
+                print(_summary(record), file=sys.stderr, flush=True)
+
+        yield line
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task("starting", total=1.0)
+
+            def live(record: Record) -> None:
+                progress.update(task, completed=record.progress, description=_summary(record))
+                if record.evaluation:
+                    progress.console.print(_summary(record))
+
+            yield live
+
+
+def _summary(record: Record) -> str:
+    left = record.seconds * (1 - record.progress) / max(record.progress, 1e-9)
+    held = right = ""
+    if "accuracy" in record.metrics:
+        right = f"{100 * record.metrics['accuracy']:.1f} % right  "
+    if record.evaluation:
+        held = f"held back: {100 * record.evaluation['accuracy']:.2f} % right  "
+    speed = f"step {record.step}  {record.rate:5.1f} steps/s  loss {record.loss:.3f}"
+    return f"{speed}  {right}{held}{left:4.0f} s left"

@@ -1,0 +1,314 @@
+"""Training a Buzzometer: sizes, noise, adversarial loss and schedule, and the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nextstate.buzzometer import Buzzometer, Shape
+from nextstate.checks import refuse
+from nextstate.networks.document_classifier import DocumentClassifier, Pieces, cut
+from nextstate.tasks.buzz.calibration import Temperature, fit_temperature
+from nextstate.tasks.buzz.examples import Batches, Examples
+from nextstate.tasks.buzz.measure import Figures, figures
+from nextstate.tasks.buzz.vectors import word_vectors
+from nextstate.tasks.buzz.words import SPECIAL, Words
+from nextstate.training import (
+    Average,
+    Checkpoints,
+    Evaluation,
+    Indexed,
+    Loss,
+    Record,
+    Steps,
+    TrainState,
+    fit,
+    warmup_cosine,
+)
+from nextstate.training.step import Carry
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides how a Buzzometer comes out, but for the texts and the seed.
+
+    `epochs` readings of all texts in batches of about `words` words (at most `batch` texts); AdamW with
+    weight decay `decay`, peak learning rate `rate`, linear warm-up over the first twentieth, then a cosine to
+    0; gradient clipped at norm 1; parameters averaged (`average`). Noise: see `DocumentClassifier`.
+    `adversarial`: the length of the worst-case step away from a text's word vectors, in units of the mean
+    length of a word's vector; the loss is the mean over the text as it is and as it is after that step
+    (0 leaves it out). `balance`: classes weigh in the loss as 1 / frequency^balance.
+    Word vectors begin with the root mean square `scale`; their learning rate is `table_rate` x `rate`.
+    """
+
+    features: int = 128
+    hidden: int = 128
+    piece: int = 100
+    batch: int = 32
+    epochs: float = 6.0
+    rate: float = 2e-3
+    decay: float = 0.01
+    drop_words: float = 0.1
+    drop_features: float = 0.3
+    drop_pooled: float = 0.5
+    adversarial: float = 0.3
+    balance: float = 0.25
+    average: float = 0.998
+    scale: float = 0.5
+    table_rate: float = 1.0
+    half: bool = True
+    """Matrix products in bfloat16 where the processor has them."""
+
+
+class Batch(NamedTuple):
+    pieces: Pieces
+    labels: Tensor
+
+
+@dataclass
+class Run:
+    """A training ready to go: iterate over `records()`, then take `buzzometer()`."""
+
+    recipe: Recipe
+    words: Words
+    labels: tuple[str, ...]
+    held: Examples
+    state: TrainState
+    plan: Steps
+    loss: Any
+    evaluation: Evaluation
+    checkpoints: Checkpoints | None
+
+    def records(self) -> Iterator[Record]:
+        return fit(
+            self.state,
+            self.loss,
+            self.plan,
+            schedule=warmup_cosine(0.05),
+            report_every=max(1, min(50, self.plan.total // 100)),
+            evaluation=self.evaluation,
+            checkpoints=self.checkpoints,
+        )
+
+    def buzzometer(self) -> Buzzometer:
+        """The averaged network, its temperature fitted on the texts held back."""
+        network = self.state.model
+        assert isinstance(network, DocumentClassifier)
+        if self.state.average is not None:
+            self.state.average.copy_to(network)
+        network.products = torch.float32
+        recipe = self.recipe
+        shape = Shape(recipe.features, recipe.hidden, self.labels, recipe.piece, Temperature())
+        raw = Buzzometer(network.cpu(), self.words, shape)
+        if not len(self.held):
+            return raw
+        logits, lengths = raw.logits(self.held.ids)
+        heat = fit_temperature(logits, lengths, torch.from_numpy(self.held.labels))
+        return Buzzometer(network, self.words, replace(shape, temperature=heat))
+
+
+def as_ids(words: Words, texts: Sequence[str], labels: Sequence[int]) -> Examples:
+    """Texts with the number of their label, ready for training."""
+    return Examples(
+        [np.array(words.ids(text), dtype=np.int32) for text in texts], np.array(labels, dtype=np.int64)
+    )
+
+
+def prepare(
+    recipe: Recipe,
+    words: Words,
+    labels: Sequence[str],
+    train: Examples,
+    held: Examples,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    start: Buzzometer | None = None,
+    vectors: Tensor | None = None,
+    checkpoints: Checkpoints | None = None,
+    evaluations: int = 5,
+) -> Run:
+    """A run of a recipe. The same seed and steps give the same bits on the same machine.
+
+    `held` are the texts on which progress is shown and the temperature is fitted. `start`, a model
+    trained on other texts or labels, hands over its word vectors and GRU, and its read-out if there are as
+    many classes; without it the table begins as `vectors` (made of the training texts if None).
+    """
+    if not len(train) or len(labels) < 2:
+        refuse("train buzz", f"there are {len(train)} texts with {len(labels)} labels; expected two or more")
+    torch.manual_seed(seed)
+    network = DocumentClassifier(
+        len(words),
+        recipe.features,
+        recipe.hidden,
+        len(labels),
+        drop_words=recipe.drop_words,
+        drop_features=recipe.drop_features,
+        drop_pooled=recipe.drop_pooled,
+    )
+    if start is not None:
+        adopt(network, words, start)
+    else:
+        if vectors is None:
+            vectors = word_vectors(train.ids, len(words), recipe.features, seed=seed)
+        with torch.no_grad():
+            known = vectors.abs().sum(1) > 0
+            network.table[known] = recipe.scale * vectors[known]
+    if recipe.half and can_halve():
+        network.products = torch.bfloat16
+    batches = Batches([len(ids) for ids in train.ids], recipe.batch, seed)
+    weights = class_weights(train.labels, len(labels), recipe.balance)
+    total = max(1, round(recipe.epochs * len(batches))) if steps is None else steps
+
+    def draw(number: int) -> Batch:
+        places = batches(number)
+        return Batch(
+            cut([train.ids[place] for place in places], recipe.piece), torch.from_numpy(train.labels[places])
+        )
+
+    groups: list[dict[str, Any]] = [
+        {"params": [network.table], "weight_decay": 0.0, "lr": recipe.rate * recipe.table_rate},
+        {"params": [p for name, p in network.named_parameters() if name != "table"]},
+    ]
+    optimiser = torch.optim.AdamW(
+        groups, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.decay, fused=True
+    )
+    state = TrainState(network, optimiser, Indexed(draw), Average(network, recipe.average))
+    every = max(1, -(-total // max(1, evaluations)))
+    return Run(
+        recipe,
+        words,
+        tuple(labels),
+        held,
+        state,
+        Steps(total),
+        partial(adversarial_loss, size=recipe.adversarial, weights=weights),
+        Evaluation(partial(measure_held, held=held, recipe=recipe), every),
+        checkpoints,
+    )
+
+
+def adversarial_loss(model: nn.Module, batch: Batch, carry: Carry, *, size: float, weights: Tensor) -> Loss:
+    """Cross-entropy of texts as they are, and of the same texts moved to where it hurts.
+
+        L(x)  = cross-entropy(network(x), labels),   x the word vectors of a text
+        r     = size |word| g / |g|,   g = grad_x L of one text,   |word| the mean length of a word vector
+        value = (L(x) + L(x + r)) / 2
+
+    The gradient of the first term is taken once, for x and the weights together, and enters the value as
+    <g, parameter>: the loss costs two passes, not three. Source: Miyato et al. 2017 (arXiv 1605.07725).
+    """
+    network = cast(DocumentClassifier, getattr(model, "module", model))
+    pieces, labels = batch
+    us = network.look_up(pieces)
+    if not size:
+        logits = network.classify(network.pool(us, pieces))
+        loss = F.cross_entropy(logits, labels, weight=weights)
+        return Loss(loss, metrics={"accuracy": (logits.argmax(-1) == labels).float().mean()})
+    inner = [parameter for name, parameter in network.named_parameters() if name != "table"]
+    place = us.detach().requires_grad_()
+    logits = network.classify(network.pool(place, pieces))
+    plain = F.cross_entropy(logits, labels, weight=weights)
+    gradient, *others = torch.autograd.grad(plain, [place, *inner])
+    with torch.no_grad():
+        squares = us.new_zeros(pieces.documents).index_add(0, pieces.owner, gradient.square().sum((0, 2)))
+        words = pieces.lengths.sum().clamp(min=1)
+        length = us.square().sum() / words  # mean square of a word vector's length
+        step = (size * length.sqrt() / squares.sqrt().clamp(min=1e-12))[pieces.owner]
+        moved = step.unsqueeze(-1) * gradient
+    worst = F.cross_entropy(network.classify(network.pool(us + moved, pieces)), labels, weight=weights)
+    first = (us * gradient).sum() + sum((p * g).sum() for p, g in zip(inner, others, strict=True))
+    value = (worst + first + (plain.detach() - first.detach())) / 2
+    return Loss(value, metrics={"accuracy": (logits.argmax(-1) == labels).float().mean()})
+
+
+def class_weights(labels: np.ndarray, classes: int, balance: float) -> Tensor:
+    """Weights 1 / frequency^balance of the classes, 1 on the average text; 1 for classes that do not occur.
+
+    >>> class_weights(np.array([0, 0, 0, 1]), 2, 1.0).tolist()
+    [0.666..., 2.0]
+    """
+    counts = torch.bincount(torch.from_numpy(labels), minlength=classes).double()
+    raw = torch.where(counts > 0, (counts.sum() / counts.clamp(min=1)) ** balance, 1.0)
+    return (raw * counts.sum() / (raw * counts).sum()).float()
+
+
+@torch.no_grad()
+def adopt(network: DocumentClassifier, words: Words, start: Buzzometer) -> None:
+    """Take over what a trained model knows: every weight of the same shape, and the vector of every word.
+
+    A word that the model does not hold gets the mean of the vectors by which the model would read it.
+    """
+    new = network.state_dict()
+    for name, tensor in start.network.state_dict().items():
+        if name != "table" and new[name].shape == tensor.shape:
+            new[name].copy_(tensor)
+    old = start.network.table
+    if old.shape[1] != network.table.shape[1]:
+        refuse("train buzz", f"the model to start from has word vectors of length {old.shape[1]}")
+    shared = len(SPECIAL) + min(words.buckets, start.words.buckets)
+    network.table[:shared] = old[:shared]
+    begin = len(SPECIAL) + words.buckets
+    for number, word in enumerate(words.words, begin):
+        network.table[number] = old[start.words.ids(word)].mean(0)
+
+
+def can_halve() -> bool:
+    """Whether this processor multiplies in bfloat16."""
+    from nextstate.engines.cpu import HAS_BF16
+
+    return HAS_BF16
+
+
+def measure_held(model: nn.Module, *, held: Examples, recipe: Recipe) -> dict[str, float]:
+    """Accuracy and cross-entropy on texts held back, without temperature."""
+    if not len(held):
+        return {}
+    logits = raw_logits(model, held, recipe.piece)
+    labels = torch.from_numpy(held.labels)
+    right = (logits.argmax(-1) == labels).float().mean()
+    return {"accuracy": float(right), "loss": float(F.cross_entropy(logits, labels))}
+
+
+@torch.no_grad()
+def raw_logits(model: nn.Module, texts: Examples, piece: int) -> Tensor:
+    """Logits [N, C] of all texts, those of about equal length read together."""
+    found: list[Tensor] = [torch.empty(0)] * len(texts)
+    order = np.argsort([len(ids) for ids in texts.ids], kind="stable")
+    for places in np.array_split(order, max(1, -(-len(order) // 64))):
+        for place, row in zip(places, model(cut([texts.ids[p] for p in places], piece)), strict=True):
+            found[place] = row
+    return torch.stack(found)
+
+
+def evaluate(buzzometer: Buzzometer, texts: Examples) -> Figures:
+    """Figures of a model on labelled texts, with its temperature."""
+    logits, lengths = buzzometer.logits(texts.ids)
+    return figures(
+        buzzometer.probabilities(logits, lengths), torch.from_numpy(texts.labels), buzzometer.labels
+    )
+
+
+def planned_steps(run: Run, minutes: float, trial: int = 6) -> int:
+    """How many steps fit into the minutes, by the time that a few took; the weights stay as they are."""
+    saved = torch.get_rng_state()
+    spent, network = [], run.state.model.train()
+    for number in range(trial):
+        batch = run.state.source.batch(number * 7)  # type: ignore[attr-defined]
+        began = time.perf_counter()
+        run.loss(network, batch, None).value.backward()
+        spent.append((time.perf_counter() - began) / max(1, int(batch.pieces.lengths.sum())))
+        network.zero_grad(set_to_none=True)
+    torch.set_rng_state(saved)
+    words = 0.0
+    for number in range(50):
+        words += int(run.state.source.batch(number).pieces.lengths.sum()) / 50  # type: ignore[attr-defined]
+    return max(1, int(60 * minutes / (sorted(spent[1:])[len(spent[1:]) // 2] * words * 1.08)))

@@ -1,0 +1,100 @@
+"""Labelled texts as ids: split by label, drawn in batches of about equal length, the same ones for a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from nextstate.checks import refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Texts as arrays of ids, and the number of the label of each."""
+
+    ids: Sequence[np.ndarray]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def chosen(self, places: Iterable[int]) -> Examples:
+        places = list(places)
+        return Examples([self.ids[place] for place in places], self.labels[places])
+
+    def __add__(self, other: Examples) -> Examples:
+        return Examples([*self.ids, *other.ids], np.concatenate([self.labels, other.labels]))
+
+
+def split(
+    texts: Sequence[str], labels: Sequence[int], shares: Sequence[float], seed: int = 0
+) -> list[list[int]]:
+    """Places of the texts in parts of the given shares, the first part with the rest: stratified by label.
+
+    Equal texts (but for blanks and case) stay in one part. The same seed gives the same parts.
+
+    >>> first, second = split(["a", "b", "c", "d", "A ", "e"], [0, 0, 1, 1, 0, 1], [0.34])
+    >>> sorted(first + second), {0, 4} <= set(first) or {0, 4} <= set(second)
+    ([0, 1, 2, 3, 4, 5], True)
+    """
+    if len(texts) != len(labels) or not all(share >= 0 for share in shares) or sum(shares) >= 1:
+        refuse("split", f"{len(texts)} texts, {len(labels)} labels, shares {list(shares)} do not go together")
+    groups: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        groups.setdefault(" ".join(text.lower().split()), []).append(place)
+    by_label: dict[int, list[list[int]]] = {}
+    for places in groups.values():
+        by_label.setdefault(int(labels[places[0]]), []).append(places)
+    random = np.random.default_rng([seed, 5])
+    parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
+    for label in sorted(by_label):
+        alike = by_label[label]
+        order = random.permutation(len(alike))
+        ends = np.round(np.cumsum([0.0, *shares]) * len(alike)).astype(int)
+        for number, (begin, end) in enumerate(pairwise(ends), 1):
+            parts[number] += [place for group in order[begin:end] for place in alike[group]]
+        parts[0] += [place for group in order[ends[-1] :] for place in alike[group]]
+    return [sorted(part) for part in parts]
+
+
+class Batches:
+    """Batch number n of endless epochs, a pure function of n: texts of about equal length together.
+
+    Batches : n -> places of the texts [batch]
+
+    An epoch is a new order of all texts. Out of every `pool` batches the texts are sorted by length, and
+    their batches come in random order: little padding, and no text has fixed company.
+
+    >>> batches = Batches(lengths=[5, 1, 4, 2, 3], size=2, seed=0)
+    >>> len(batches), sorted(place for n in range(3) for place in batches(n).tolist())
+    (3, [0, 1, 2, 3, 4])
+    """
+
+    def __init__(self, lengths: Sequence[int], size: int, seed: int, pool: int = 50) -> None:
+        if size < 1 or not len(lengths):
+            refuse("Batches", f"{len(lengths)} texts in batches of {size}; expected one or more of both")
+        self.lengths, self.size, self.seed, self.pool = np.asarray(lengths), size, seed, pool
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.lengths) // self.size)
+
+    def __call__(self, number: int) -> np.ndarray:
+        epoch, place = divmod(number, len(self))
+        if self._epoch[0] != epoch:
+            self._epoch = epoch, list(self._order(epoch))
+        return self._epoch[1][place]
+
+    def _order(self, epoch: int) -> Iterator[np.ndarray]:
+        random = np.random.default_rng([self.seed, epoch])
+        order = random.permutation(len(self.lengths))
+        batches = []
+        for begin in range(0, len(order), self.size * self.pool):
+            near = order[begin : begin + self.size * self.pool]
+            near = near[np.argsort(self.lengths[near], kind="stable")]
+            batches += [near[i : i + self.size] for i in range(0, len(near), self.size)]
+        return (batches[place] for place in random.permutation(len(batches)))
