@@ -76,7 +76,7 @@ def test_a_batch_holds_lists_and_their_order_within_their_length():
         assert not any(source[n:])
         assert not any(target[n:])
         assert 1 <= n <= 40
-    assert 0.2 < (batch.lengths == 40).float().mean() < 0.35
+    assert 0.3 < (batch.lengths >= 35).float().mean() < 0.43  # without `full`: 0.15
     assert (batch.lengths == 1).any()
     with pytest.raises(InputError, match="largest=0"):
         TrainingLists(largest=0, longest=1, size=1)
