@@ -130,7 +130,7 @@ static void pack_lane(const float* src, int64_t down, int k, float* out, int ste
   float largest = 0;
   for (int j = 0; src && j < k; j++) {
     const float x = __builtin_fabsf(src[j * down]);
-    if (!(x <= largest)) largest = x;  // NaN stays
+    if (x > largest || x != x) largest = x;  // NaN stays
   }
   const float unit = largest / 127, inverse = unit > 0 && unit < __builtin_inff() ? 1 / unit : 0;
   for (int j = 0; j < k; j += 4, out += step)
@@ -150,7 +150,7 @@ static void round_row(const float* src, int k, float* out) {
   if (j < k) most = v_max(most, v_abs(load_part(src + j, k - j)));
   float largest = 0;
   for (int i = 0; i < VL; i++)
-    if (!(most[i] <= largest)) largest = most[i];
+    if (most[i] > largest || most[i] != most[i]) largest = most[i];
   const int bound = (int)(2147483647ll / (127ll * k)), range = bound < 32767 ? bound : 32767;
   const float unit = largest / range, inverse = largest > 0 && largest < __builtin_inff() ? range / largest : 0;
   typedef short half __attribute__((vector_size(VL * 2)));
