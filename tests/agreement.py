@@ -23,8 +23,8 @@ Outcome = dict[str, Tensor]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 
 
-HERE = [name for name in ENGINES if name != "torch"]
-"""The engines that run on a CPU; that of torch's fused kernels has its own tests."""
+HERE = [name for name in ENGINES if name in ("cpu", "reference")]
+"""The engines for any cell; torch's fused kernels and the engines parallel in time have their own tests."""
 
 
 def on(engine: str) -> Runner:
@@ -32,7 +32,7 @@ def on(engine: str) -> Runner:
 
     def run(cell: ns.Cell, us: Tree, s0: Tree, lengths: Tensor | None) -> tuple[Tree, Tree]:
         steps, batch = leaves(us)[0].shape[:2]
-        refusal = ENGINES[engine].refusal(Request(cell, us, s0, lengths, steps, batch))
+        refusal = ENGINES[engine].refusal(Request(cell, us, s0, lengths, steps, batch, named=True))
         if refusal is not None:
             pytest.skip(f"engine {engine} refuses: {refusal.reason}")
         return ns.scan(cell, us, s0, lengths=lengths, engine=engine)

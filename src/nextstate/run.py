@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -154,18 +155,22 @@ def choose(request: Request, engine: str = "auto") -> Engine:
     name = _wanted(engine)
     if name != "auto":
         chosen = ENGINES[name] if isinstance(name, str) else name
-        refusal = chosen.refusal(request)
+        refusal = chosen.refusal(replace(request, named=True))
         if refusal is not None:
             raise EngineError(
                 f"engine {chosen.name!r} cannot run {type(request.cell).__name__}: {refusal.reason}"
             )
         return chosen
+    surprises: list[str] = []
     for candidate in ENGINES.values():
         refusal = candidate.refusal(request)
         if refusal is None:
+            if candidate.name == "reference":
+                for reason in surprises:
+                    warn_once(type(request.cell).__name__, reason)
             return candidate
         if refusal.surprising:
-            warn_once(type(request.cell).__name__, refusal.reason)
+            surprises.append(refusal.reason)
     raise AssertionError("the reference engine refuses nothing")
 
 

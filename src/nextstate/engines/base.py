@@ -21,6 +21,8 @@ class Request:
     lengths: Tensor | None
     steps: int
     batch: int
+    named: bool = False
+    """Whether the engine was asked for by name: `auto` takes one only where it is known to be faster."""
     memo: dict[str, object] = field(default_factory=dict, compare=False)
     """What an engine found out while deciding, for running."""
 

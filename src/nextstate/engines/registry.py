@@ -6,6 +6,8 @@ from torch import Tensor
 
 from nextstate.cell import Cell
 from nextstate.engines.base import Engine, Refusal, Request
+from nextstate.engines.newton import NewtonEngine
+from nextstate.engines.parallel import ScanEngine
 from nextstate.engines.reference import ReferenceEngine
 from nextstate.engines.torch_fused import TorchEngine
 from nextstate.states import Tree
@@ -41,5 +43,6 @@ def cpu_engine() -> Engine:
 
 
 def engines() -> dict[str, Engine]:
-    found: list[Engine] = [cpu_engine(), TorchEngine(), ReferenceEngine()]
+    newton = NewtonEngine("newton", dense=True), NewtonEngine("quasi-newton", dense=False)
+    found: list[Engine] = [cpu_engine(), TorchEngine(), ScanEngine(), *newton, ReferenceEngine()]
     return {engine.name: engine for engine in found}
