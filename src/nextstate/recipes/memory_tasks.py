@@ -118,7 +118,8 @@ def _orthogonal(hidden: int) -> Callable[[int], Cell]:
 def _rotation(hidden: int) -> Callable[[int], Cell]:
     """A rotation of the state, held as it is drawn; at first a blank writes nothing to it.
 
-    Trained freely it would leave the orthogonal matrices within a few hundred steps, and the gradient with it.
+    Trained freely it would leave the orthogonal matrices within a few hundred steps, and the gradient with
+    it.
     """
 
     def make(inputs: int) -> Cell:
@@ -161,7 +162,7 @@ def _copying(delay: int, steps: int) -> Experiment:
         hidden=hidden,
         steps=steps,
         variants={
-            "Elman": Variant(_elman(hidden), 1e-2, False),
+            "Elman": Variant(_elman(hidden), 3e-3, False),
             "LSTM": Variant(lambda inputs: LSTM(inputs, hidden), 1e-2, None),
             "Elman, linear, rotation held": Variant(_rotation(hidden), 1e-2, True),
         },
