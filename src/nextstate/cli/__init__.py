@@ -17,6 +17,7 @@ from nextstate.cli.generate import generate
 from nextstate.cli.info import info
 from nextstate.cli.inspect import inspect
 from nextstate.cli.machine import machine
+from nextstate.cli.serve import serve
 from nextstate.cli.sort import sort
 from nextstate.cli.train_buzz import train_buzz
 from nextstate.cli.train_sort import train_sort
@@ -37,6 +38,7 @@ app.command("inspect")(inspect)
 app.command("experiment")(experiment)
 app.command("sort", context_settings={"ignore_unknown_options": True})(sort)
 app.command("generate")(generate)
+app.command("serve")(serve)
 app.add_typer(buzz, name="buzz")
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="eval")

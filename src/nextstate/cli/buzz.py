@@ -14,6 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from nextstate.checks import refuse
+from nextstate.cli.buzz_report import report
+from nextstate.cli.buzz_track import track
 
 if TYPE_CHECKING:  # imported when texts are scored: the other commands must answer at once
     from nextstate.buzzometer import Buzzometer, Explanation, Score
@@ -35,6 +37,9 @@ class ScoreByDefault(TyperGroup):
 
 
 buzz = typer.Typer(cls=ScoreByDefault, help="Sentiment of texts: label, score and calibrated probability.")
+
+buzz.command("track")(track)
+buzz.command("report")(report)
 
 
 @buzz.command(DEFAULT)

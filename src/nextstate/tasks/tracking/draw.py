@@ -1,0 +1,57 @@
+"""The index over time as a picture: one panel a topic."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+from nextstate.tasks.tracking.index import CONFIDENCE, Entry, Report
+
+
+def draw_report(report: Report, path: Path) -> None:
+    """Write a PNG: the mean score a day with its interval, days that changed marked."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.figure import Figure
+
+    topics = report.topics
+    figure = Figure(figsize=(9, 1 + 2.2 * max(1, len(topics))), layout="constrained")
+    panels = figure.subplots(max(1, len(topics)), 1, sharex=True, squeeze=False)[:, 0]
+    for panel, (topic, entries) in zip(panels, topics.items(), strict=False):
+        days, means = [entry.day for entry in entries], [entry.mean for entry in entries]
+        panel.axhline(0, color="0.8", linewidth=1)
+        for part in _without_gaps(entries):
+            known = [entry for entry in part if entry.low is not None]
+            shown = [entry.day for entry in known]
+            bounds = [[entry.low for entry in known], [entry.high for entry in known]]
+            panel.fill_between(shown, *bounds, alpha=0.2, color="tab:blue", linewidth=0)
+            panel.plot([e.day for e in part], [e.mean for e in part], color="tab:blue")
+        panel.scatter(days, means, s=12, color="tab:blue")
+        for entry in entries:
+            if entry.change is not None:
+                colour = "tab:green" if entry.change > 0 else "tab:red"
+                panel.axvline(entry.day, color=colour, linestyle=":")
+                panel.annotate(f"{entry.change:+.2f}", (entry.day, 0.88), color=colour, ha="left")
+        panel.set(title=f"{topic} ({sum(entry.posts for entry in entries)} posts)", ylim=(-1, 1))
+        panel.set_ylabel("mean score")
+    locator = AutoDateLocator()
+    panels[-1].xaxis.set_major_locator(locator)
+    panels[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    figure.suptitle(f"Sentiment a day, {100 * CONFIDENCE:g} % intervals; dotted: days that changed")
+    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    figure.savefig(aside, format="png", dpi=120)
+    aside.replace(path)
+
+
+def _without_gaps(entries: list[Entry]) -> list[list[Entry]]:
+    """Runs of days that follow each other within a week: a line is not drawn over longer gaps."""
+    runs: list[list[Entry]] = []
+    for entry in entries:
+        if runs and entry.day - runs[-1][-1].day <= timedelta(7):
+            runs[-1].append(entry)
+        else:
+            runs.append([entry])
+    return runs
