@@ -29,8 +29,8 @@ class TrainingLists:
 
     Each list has a length of its own: uniform in shortest..longest, but for a share `full` of them in the
     upper eighth of the lengths; and its numbers are uniform over 1..largest with probability `plain`, else
-    drawn from the law `mixed` (five in six) or `nearly_equal`. A share `ordered` of the lists comes in order or, as
-    many, in the opposite order: a network may come to forget some of what stood first in a long list.
+    drawn from the law `mixed` (five in six) or `nearly_equal`. A share `ordered` of the lists comes in order
+    or, as many, in the opposite order: a network may come to forget what stood first in a long list.
 
     >>> batch = TrainingLists(largest=9, longest=4, size=2)(0)
     >>> batch.source.shape, bool((batch.target.diff(dim=1) < 0).any() and batch.lengths.min() == 4)
