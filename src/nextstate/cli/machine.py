@@ -146,7 +146,7 @@ def circle_language(
     file: File = "tomita4",
     out: Annotated[Path, typer.Option(help="Folder for pictures, model and machines.")] = Path("runs/circle"),
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    seconds: Annotated[float, typer.Option(min=1, help="Of training at most.")] = 120.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Of training at most.")] = 600.0,
     json_output: Json = False,
 ) -> None:
     """Teach a language to a GRU, find its machine, compile it back and prove the two equal."""

@@ -79,7 +79,7 @@ def teach(
     batch: int = 64,
     steps: int = 3000,
     rate: float = 1e-2,
-    seconds: float = 120.0,
+    seconds: float = 600.0,
     seed: int = 0,
 ) -> Iterator[tuple[Lesson, Recogniser]]:
     """Train a network on random words, the machine's answer asked after every letter; yields its progress.
@@ -133,7 +133,7 @@ def teach(
                 return
 
 
-def circle(machine: DFA, *, seed: int = 0, seconds: float = 120.0) -> Circle:
+def circle(machine: DFA, *, seed: int = 0, seconds: float = 600.0) -> Circle:
     """Teach a machine to a GRU, extract it, compare with the truth, compile it and prove it equal.
 
     circle : machine -> (network, machine found, network compiled, proof)

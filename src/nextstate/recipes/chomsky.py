@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -68,16 +68,18 @@ FITTING = tuple(task for task, scores in PUBLISHED.items() if max(scores.values(
 class Recipe:
     """Everything that decides how a network comes out, but for the task, the cell and the seed.
 
-    Adam with learning rate `rate` after a linear warm-up over the first twentieth, then a cosine to 0; the
-    gradient clipped at norm 1. One half of a batch has lengths to 40, the other to `start + growth step`.
-    It ends early once `patience` checks, `every` steps apart, found no error on held-out words of the
-    trained lengths.
+    Adam with a learning rate for each cell, after a linear warm-up over the first twentieth, then a cosine
+    to 0; the gradient clipped at norm 1. One half of a batch has lengths to 40, the other to
+    `start + growth step`. It ends early once `patience` checks, `every` steps apart, found no error on
+    held-out words of the trained lengths.
     """
 
     hidden: int = 64
     batch: int = 64
     steps: int = 5000
-    rate: float = 3e-3
+    rates: Mapping[str, float] = field(
+        default_factory=lambda: {"rnn": 3e-3, "gru": 1e-2, "lstm": 1e-2, "stack": 3e-3}
+    )
     start: int = 3
     growth: float = 0.01
     every: int = 250
@@ -199,7 +201,7 @@ def faultless(times: int) -> Callable[[Sequence[Mapping[str, float]]], bool]:
 
 
 def prepare(
-    task: str, cell: str, *, seed: int = 0, recipe: Recipe = Recipe(), checkpoints: Path | None = None
+    task: str, cell: str, *, seed: int = 0, recipe: Recipe | None = None, checkpoints: Path | None = None
 ) -> Run:
     """A run of a cell on a task; the same seed gives the same bits on the same machine. With a folder for
     checkpoints an interrupted run is taken up again.
@@ -208,11 +210,12 @@ def prepare(
     """
     if cell not in CELLS:
         refuse("tasks", f"there is no cell {cell!r}; the names are {', '.join(CELLS)}")
+    recipe = Recipe() if recipe is None else recipe
     spelling = Spelling.of(task)
     torch.manual_seed(seed)
     letters = len(spelling.letters)
     model = Writer(CELLS[cell](letters, recipe.hidden), letters, recipe.hidden, len(spelling.symbols))
-    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.rate, fused=True)
+    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.rates[cell], fused=True)
     words = TrainingWords(spelling, LONGEST, recipe.batch, recipe.start, recipe.growth, seed)
     kept = None if checkpoints is None else Checkpoints(checkpoints, recipe.every)
     return Run(task, cell, seed, recipe, spelling, TrainState(model, optimiser, Indexed(words)), kept)
