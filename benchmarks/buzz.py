@@ -39,8 +39,8 @@ from nextstate.training import Checkpoints
 
 TWO = ("negative", "positive")
 REVIEWS = Recipe(epochs=6)
-SENTENCES = Recipe(epochs=4, batch=64)
-TWEETS = Recipe(epochs=6, batch=64)
+SENTENCES = Recipe(epochs=3, batch=64, rate=3e-3)
+TWEETS = Recipe(epochs=8, batch=64, rate=3e-3)
 
 
 def say(*parts: object) -> None:

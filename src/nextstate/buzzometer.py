@@ -131,6 +131,8 @@ class Buzzometer:
         """Raw logits [N, C] of texts given as ids, and how many ids each has [N]."""
         if batch_size < 1:
             refuse("Buzzometer.score", f"batch_size is {batch_size}; it must be at least 1")
+        if not len(texts):
+            return torch.empty(0, len(self.labels)), torch.empty(0)
         pieces = cut(texts, self.shape.piece)
         width = 2 * self.shape.hidden
         largest, total = torch.empty(len(pieces.owner), width), torch.empty(len(pieces.owner), width)

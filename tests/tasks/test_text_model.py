@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
 
 from nextstate import GRU, LSTM, Dropped, InputError, LanguageModel, LearnedStart, Stacked
 from nextstate.combine import redrawn
@@ -19,7 +18,7 @@ from nextstate.networks import DynamicScorer, Sampling, Scorer
 from nextstate.recipes import text as recipe_module
 from nextstate.recipes.text import Dropout, Recipe, mean_nats, no_better, prepare, text_network
 from nextstate.recipes.text_model import Shape, TextModel, load_text_model
-from nextstate.recipes.text_plan import dropout_for, planned, precision_for, sized
+from nextstate.recipes.text_plan import bf16_for, dropout_for, planned, sized
 from nextstate.recipes.text_report import draw_curve, draw_surprise
 from nextstate.states import leaves
 from nextstate.tasks.text import BPE, Bytes, Characters, prepare_corpus
@@ -245,11 +244,10 @@ def test_a_run_killed_again_and_again_ends_with_the_same_model(tmp_path):
 
 
 def test_a_plan_fits_the_time_and_says_how_much_to_drop(corpus):
-    fabric = Fabric(accelerator="cpu", devices=1)
     recipe = replace(RECIPE, shape=Shape("GRU", 1, 4, 8))
-    short, long = (planned(recipe, corpus, seconds, fabric).steps for seconds in (1.0, 20.0))
+    short, long = (planned(recipe, corpus, seconds).steps for seconds in (1.0, 20.0))
     assert 5 * short < long < 100 * short
-    assert planned(recipe, corpus, 1.0, fabric, dropout=False).dropout == Dropout()
+    assert planned(recipe, corpus, 1.0, dropout=False).dropout == Dropout()
     rates = [dropout_for(passes).output for passes in (0.1, 2, 10, 40, 10_000)]
     assert rates == sorted(rates)
     assert rates[0] == 0
@@ -258,7 +256,7 @@ def test_a_plan_fits_the_time_and_says_how_much_to_drop(corpus):
     with pytest.raises(InputError, match="minutes is 0"):
         sized(0, 100)
     with pytest.raises(InputError, match="precision is 'int8'"):
-        precision_for("int8")
+        bf16_for("int8")
 
 
 class TestSampling:

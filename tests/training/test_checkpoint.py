@@ -120,3 +120,11 @@ def test_tied_weights_and_bfloat16_survive(tmp_path):
     nn.init.zeros_(model.weight)
     assert checkpoints.restore(state, fabric)
     assert torch.equal(model.weight, before)
+
+
+def test_another_layout_is_refused_and_not_trained_over(tmp_path):
+    run(small_state(), 20, 10, tmp_path)
+    newest = max(tmp_path.glob("step-*")) / "state.json"
+    newest.write_text(newest.read_text().replace('"format": 1', '"format": 9'))
+    with pytest.raises(InputError, match="has layout 9; this version reads layout 1"):
+        Checkpoints(tmp_path).restore(small_state(), Fabric(accelerator="cpu", devices=1))

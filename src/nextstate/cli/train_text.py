@@ -67,11 +67,10 @@ def train_text(
     """Train a model of a text. A run that was interrupted is taken up again where its checkpoint stands."""
     began = time.perf_counter() - STARTED
     import torch
-    from lightning_fabric import Fabric
 
     from nextstate.engines.threads import set_threads
     from nextstate.recipes.text import prepare
-    from nextstate.recipes.text_plan import precision_for
+    from nextstate.recipes.text_plan import bf16_for
     from nextstate.recipes.text_report import draw_curve, text_card
     from nextstate.tasks.text import find_files, prepare_corpus, read_pieces
 
@@ -84,7 +83,7 @@ def train_text(
     corpus = prepare_corpus(
         read_pieces(sources), out / "corpus", unit=unit, vocabulary=vocabulary, validation=validation
     )
-    fabric = Fabric(accelerator="cpu", devices=1, precision=precision_for(precision))
+    bf16 = bf16_for(precision)
     wishes = {
         "shape": {
             "cell": cell,
@@ -103,8 +102,8 @@ def train_text(
         "unit": corpus.unit.to_json(),
         "validation": validation,
     }
-    recipe = _same_run(out, wishes, lambda: _recipe(wishes, corpus, fabric, began))
-    run = prepare(recipe, corpus, seed=seed, checkpoints=out / "checkpoints", fabric=fabric)
+    recipe = _same_run(out, wishes, lambda: _recipe(wishes, corpus, bf16, began))
+    run = prepare(recipe, corpus, seed=seed, checkpoints=out / "checkpoints", bf16=bf16)
     _announce(run)
     history = _earlier_records(out / "curve.jsonl")
     ratio = corpus.characters_per_token()
@@ -143,7 +142,7 @@ def train_text(
     )
 
 
-def _recipe(wishes: dict[str, Any], corpus: Corpus, fabric: Any, began: float) -> Recipe:
+def _recipe(wishes: dict[str, Any], corpus: Corpus, bf16: bool, began: float) -> Recipe:
     """The recipe by the rule for this text and time, changed by what was asked for, its steps planned."""
     from nextstate.recipes.text import Dropout
     from nextstate.recipes.text_plan import dropout_for, planned, sized
@@ -163,7 +162,7 @@ def _recipe(wishes: dict[str, Any], corpus: Corpus, fabric: Any, began: float) -
         passes = recipe.steps * recipe.rows * recipe.length / corpus.training.tokens
         return recipe if d is not None else replace(recipe, dropout=dropout_for(passes))
     left = 60 * minutes - (time.perf_counter() - began) - FINISH
-    return planned(recipe, corpus, max(left, 0.2 * 60 * minutes), fabric, dropout=d is None)
+    return planned(recipe, corpus, max(left, 0.2 * 60 * minutes), bf16=bf16, dropout=d is None)
 
 
 def _same_run(out: Path, wishes: dict[str, Any], make: Callable[[], Recipe]) -> Recipe:

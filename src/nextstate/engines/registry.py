@@ -46,3 +46,12 @@ def engines() -> dict[str, Engine]:
     newton = NewtonEngine("newton", dense=True), NewtonEngine("quasi-newton", dense=False)
     found: list[Engine] = [cpu_engine(), TorchEngine(), ScanEngine(), *newton, ReferenceEngine()]
     return {engine.name: engine for engine in found}
+
+
+def has_bf16() -> bool:
+    """Whether the CPU engine is installed and this processor multiplies in bfloat16."""
+    try:
+        from nextstate.engines.cpu import HAS_BF16
+    except ImportError:
+        return False
+    return HAS_BF16

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from nextstate.buzzometer import Buzzometer, Shape
 from nextstate.checks import refuse
+from nextstate.engines.registry import has_bf16
 from nextstate.networks.document_classifier import DocumentClassifier, Pieces, cut
 from nextstate.tasks.buzz.calibration import Temperature, fit_temperature
 from nextstate.tasks.buzz.examples import Batches, Examples
@@ -62,7 +63,7 @@ class Recipe:
     adversarial: float = 0.3
     balance: float = 0.25
     average: float = 0.998
-    scale: float = 0.5
+    scale: float = 0.2
     table_rate: float = 1.0
     half: bool = True
     """Matrix products in bfloat16 where the processor has them."""
@@ -162,7 +163,7 @@ def prepare(
         with torch.no_grad():
             known = vectors.abs().sum(1) > 0
             network.table[known] = recipe.scale * vectors[known]
-    if recipe.half and can_halve():
+    if recipe.half and has_bf16():
         network.products = torch.bfloat16
     batches = Batches([len(ids) for ids in train.ids], recipe.batch, seed)
     weights = class_weights(train.labels, len(labels), recipe.balance)
@@ -261,13 +262,6 @@ def adopt(network: DocumentClassifier, words: Words, start: Buzzometer) -> None:
         network.table[number] = old[start.words.ids(word)].mean(0)
 
 
-def can_halve() -> bool:
-    """Whether this processor multiplies in bfloat16."""
-    from nextstate.engines.cpu import HAS_BF16
-
-    return HAS_BF16
-
-
 def measure_held(model: nn.Module, *, held: Examples, recipe: Recipe) -> dict[str, float]:
     """Accuracy and cross-entropy on texts held back, without temperature."""
     if not len(held):
@@ -297,18 +291,15 @@ def evaluate(buzzometer: Buzzometer, texts: Examples) -> Figures:
     )
 
 
-def planned_steps(run: Run, minutes: float, trial: int = 6) -> int:
-    """How many steps fit into the minutes, by the time that a few took; the weights stay as they are."""
-    saved = torch.get_rng_state()
-    spent, network = [], run.state.model.train()
-    for number in range(trial):
-        batch = run.state.source.batch(number * 7)  # type: ignore[attr-defined]
-        began = time.perf_counter()
-        run.loss(network, batch, None).value.backward()
-        spent.append((time.perf_counter() - began) / max(1, int(batch.pieces.lengths.sum())))
-        network.zero_grad(set_to_none=True)
-    torch.set_rng_state(saved)
-    words = 0.0
-    for number in range(50):
-        words += int(run.state.source.batch(number).pieces.lengths.sum()) / 50  # type: ignore[attr-defined]
-    return max(1, int(60 * minutes / (sorted(spent[1:])[len(spent[1:]) // 2] * words * 1.08)))
+def planned_steps(run: Run, minutes: float, trial: int = 40) -> int:
+    """How many steps fit into the minutes, by the time some take on a copy; the run itself stays as it is.
+
+    The first half of them is not counted: memory is new to them.
+    """
+    random = torch.get_rng_state()
+    source = cast(Indexed, run.state.source)
+    words = [int(source.batch(number).pieces.lengths.sum()) for number in range(50)]
+    records = fit(deepcopy(run.state), run.loss, Steps(trial), report_every=1)
+    spent = [1 / record.rate / max(1, words[record.step - 1]) for record in records][trial // 2 :]
+    torch.set_rng_state(random)
+    return max(1, int(60 * minutes / (1.06 * sorted(spent)[len(spent) // 2] * sum(words) / len(words))))

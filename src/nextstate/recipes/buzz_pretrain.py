@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from nextstate.buzzometer import Buzzometer, Shape
 from nextstate.checks import refuse
+from nextstate.engines.registry import has_bf16
 from nextstate.networks.document_classifier import DocumentClassifier, Pieces, cut
-from nextstate.recipes.buzz import Recipe, can_halve
+from nextstate.recipes.buzz import Recipe
 from nextstate.tasks.buzz.calibration import Temperature
 from nextstate.tasks.buzz.examples import Batches
 from nextstate.tasks.buzz.vectors import word_vectors
@@ -133,7 +134,7 @@ def prepare_reading(
     with torch.no_grad():
         known = vectors.abs().sum(1) > 0
         network.table[known] = recipe.scale * vectors[known]
-    if recipe.half and can_halve():
+    if recipe.half and has_bf16():
         network.products = torch.bfloat16
     counts = np.bincount(np.concatenate(texts), minlength=len(words)).astype(np.float64) ** 0.75
     batches = Batches([len(ids) for ids in texts], recipe.batch, seed)

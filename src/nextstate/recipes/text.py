@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +122,20 @@ def _start_(cell: Cell) -> None:
         forget_bias_(cell, 1.0)
 
 
-def text_loss(model: nn.Module, chunk: TextChunk, carry: Carry) -> Loss:
+def products(bf16: bool) -> torch.autocast:
+    """The context in which matrices are multiplied in bfloat16, the state staying float32. (A Fabric of
+    precision "bf16-mixed" would round the state of every chunk as well.)"""
+    return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
+
+
+def text_loss(model: nn.Module, chunk: TextChunk, carry: Carry, *, bf16: bool = False) -> Loss:
     """Cross-entropy in nats a token; the state goes on from the last chunk, under new dropout masks."""
     start = model.cell.initial_state(  # type: ignore[operator, union-attr]
         chunk.ids.shape[0], device=chunk.ids.device, dtype=torch.float32
     )
-    logits, end = model(chunk.ids, redrawn(start, carried(start, carry)))
-    return Loss(F.cross_entropy(logits.flatten(0, 1), chunk.targets.flatten()), carry=end)
+    with products(bf16):
+        logits, end = model(chunk.ids, redrawn(start, carried(start, carry)))
+    return Loss(F.cross_entropy(logits.float().flatten(0, 1), chunk.targets.flatten()), carry=end)
 
 
 @torch.no_grad()
@@ -170,11 +178,12 @@ class Run:
     evaluation: Evaluation
     checkpoints: Checkpoints | None
     fabric: Fabric
+    bf16: bool
 
     def records(self, report_every: int = 20) -> Iterator[Record]:
         return fit(
             self.state,
-            text_loss,
+            partial(text_loss, bf16=self.bf16),
             Steps(self.recipe.steps),
             schedule=warmup_cosine(0.05),
             fabric=self.fabric,
@@ -199,7 +208,7 @@ class Run:
     def validation(self) -> float:
         """Nats a character of the model as it is over the whole validation part."""
         ids, before = self.corpus.ids("validation"), self.corpus.ids("training")
-        with self.fabric.autocast():
+        with products(self.bf16):
             return mean_nats(self.plain.eval(), ids, before) * _tokens_a_character(self.corpus)
 
 
@@ -210,9 +219,11 @@ def prepare(
     seed: int = 0,
     checkpoints: Path | None = None,
     fabric: Fabric | None = None,
+    bf16: bool = False,
 ) -> Run:
     """A run of a recipe on a corpus; the same seed gives the same bits on the same machine. With a folder
-    for checkpoints an interrupted run is taken up again, and `model()` is the best one measured."""
+    for checkpoints an interrupted run is taken up again, and `model()` is the best one measured. `bf16`:
+    matrices are multiplied in bfloat16, see `products`."""
     fabric = Fabric(accelerator="cpu", devices=1) if fabric is None else fabric
     torch.manual_seed(seed)
     network, plain = text_network(recipe, corpus.unit.size)
@@ -230,7 +241,7 @@ def prepare(
     ratio = _tokens_a_character(corpus)
 
     def measure(model: nn.Module) -> dict[str, float]:
-        with fabric.autocast():
+        with products(bf16):
             nats = mean_nats(model, part, training) * ratio
         better = all(nats < entry["nats_per_character"] for entry in state.history)
         if better and checkpoints is not None:
@@ -245,6 +256,7 @@ def prepare(
         Evaluation(measure, every, no_better(recipe.patience)),
         None if checkpoints is None else Checkpoints(checkpoints, every),
         fabric,
+        bf16,
     )
 
 
@@ -270,15 +282,15 @@ def no_better(patience: int) -> Callable[[History], bool]:
     return enough
 
 
-def seconds_a_step(recipe: Recipe, corpus: Corpus, fabric: Fabric, seconds: float = 3.0) -> float:
+def seconds_a_step(recipe: Recipe, corpus: Corpus, *, bf16: bool, seconds: float = 3.0) -> float:
     """The time of a training step, measured on a network that is thrown away: at least eight steps of it."""
-    run = prepare(recipe, corpus, fabric=fabric)
-    running = set_up(run.state, fabric)
+    run = prepare(recipe, corpus, bf16=bf16)
+    running, loss = set_up(run.state, run.fabric), partial(text_loss, bf16=bf16)
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < 11 or (time.perf_counter() - began < seconds and len(times) < 200):
         before = time.perf_counter()
-        train_step(run.state, run.state.source.draw(), text_loss, running, factor=1e-3)
+        train_step(run.state, run.state.source.draw(), loss, running, factor=1e-3)
         times.append(time.perf_counter() - before)
     return float(np.mean(times[3:]))
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
-
-from lightning_fabric import Fabric
 
 from nextstate.checks import refuse
+from nextstate.engines.registry import has_bf16
 from nextstate.recipes.text import Dropout, Recipe, seconds_a_step
 from nextstate.recipes.text_model import Shape
 from nextstate.tasks.text import Corpus
@@ -48,7 +46,7 @@ def dropout_for(passes: float) -> Dropout:
 
 
 def planned(
-    recipe: Recipe, corpus: Corpus, seconds: float, fabric: Fabric, *, dropout: bool = True
+    recipe: Recipe, corpus: Corpus, seconds: float, *, bf16: bool = False, dropout: bool = True
 ) -> Recipe:
     """The recipe with as many steps as fit into `seconds` on this machine, and with dropout to match.
 
@@ -57,24 +55,18 @@ def planned(
     """
     tokens = recipe.rows * recipe.length
     trial = recipe if not dropout else replace(recipe, dropout=dropout_for(8))
-    pace = seconds_a_step(trial, corpus, fabric, seconds=min(4.0, 0.04 * seconds))
+    pace = seconds_a_step(trial, corpus, bf16=bf16, seconds=min(4.0, 0.04 * seconds))
     steps = max(1, int((1 - RESERVE) * seconds / pace))
     if not dropout:
         return replace(recipe, steps=steps)
     return replace(recipe, steps=steps, dropout=dropout_for(steps * tokens / corpus.training.tokens))
 
 
-def precision_for(asked: str) -> Any:
-    """Fabric's name of a precision; "auto" is bfloat16 products where the processor multiplies them fast.
+def bf16_for(precision: str) -> bool:
+    """Whether products are made in bfloat16; "auto": where the processor multiplies them fast.
 
-    Raises InputError for another name.
+    Raises InputError for another name than 32-true, bf16-mixed and auto.
     """
-    if asked not in ("auto", "32-true", "bf16-mixed"):
-        refuse("train text", f"precision is {asked!r}; expected 32-true, bf16-mixed or auto")
-    if asked != "auto":
-        return asked
-    try:
-        from nextstate import _engine
-    except ImportError:
-        return "32-true"
-    return "bf16-mixed" if _engine.info()["bf16"] else "32-true"
+    if precision not in ("auto", "32-true", "bf16-mixed"):
+        refuse("train text", f"precision is {precision!r}; expected 32-true, bf16-mixed or auto")
+    return precision == "bf16-mixed" or (precision == "auto" and has_bf16())

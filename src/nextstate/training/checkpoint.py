@@ -114,14 +114,17 @@ def _tensors(state: TrainState, optimiser: dict[str, Any]) -> tuple[dict[str, Te
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """What a checkpoint holds; None if it is damaged or from another format."""
+    """What a checkpoint holds; None if it is damaged. Raises InputError if it is of another layout."""
     try:
         document = json.loads((folder / "state.json").read_text())
-        if document["format"] != FORMAT or document["sha256"] != _digest(folder / "tensors.safetensors"):
-            return None
-        return document, load_file(folder / "tensors.safetensors")
-    except (OSError, ValueError, KeyError, SafetensorError):
+        layout = document["format"]
+        whole = document["sha256"] == _digest(folder / "tensors.safetensors")
+        tensors = load_file(folder / "tensors.safetensors") if whole and layout == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
+    if layout != FORMAT:
+        refuse("Checkpoints", f"{folder} has layout {layout!r}; this version reads layout {FORMAT!r}")
+    return None if tensors is None else (document, tensors)
 
 
 def _load(state: TrainState, document: dict[str, Any], tensors: dict[str, Tensor], fabric: Fabric) -> None:

@@ -88,9 +88,13 @@ def read_table(path: Path | str, column: str | None = None, *, format: str | Non
     stream = _open(path)
     if kind == "lines":
         return Table(["text"], "text", _lines(stream))
-    if kind == "jsonl":
-        return _json_lines(stream, path, column)
-    return _separated(stream, path, column, "," if kind == "csv" else "\t")
+    try:
+        if kind == "jsonl":
+            return _json_lines(stream, path, column)
+        return _separated(stream, path, column, "," if kind == "csv" else "\t")
+    except InputError:
+        stream.close()
+        raise
 
 
 def arriving(rows: Iterator[Row], most: int) -> Iterator[list[Row]]:

@@ -1,0 +1,147 @@
+"""Parallel in time against one step after another, on a CPU.
+
+    python benchmarks/parallel.py [--threads 2] [--passes 5] [--only scan newton]
+
+scan: a MinGRU by the chunked scan, the CPU engine (float32 only) and the plain loop; forward and training.
+newton: cells of random weights by both Newton engines, the CPU engine and the plain loop; forward.
+
+Contenders alternate within a pass; medians in milliseconds, and the first contender's error. Nothing is timed
+whose outputs or gradients are off by more than the gate, against the plain loop in float64. An engine that
+refuses has a dash, one that does not converge says so. The plain loop is left out where its gradient takes
+minutes: every step adds to the gradient of the whole input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import nextstate as ns
+
+GATE = 1e-4
+"""Largest relative L2 error against float64, outputs and gradients."""
+
+SCAN = (
+    (1, 32, 32, 64), (1, 100, 32, 64), (1, 1000, 32, 64), (1, 10000, 32, 64), (1, 10000, 4, 4),
+    (1, 1000, 64, 512), (8, 32, 32, 64), (8, 1000, 32, 64), (16, 100, 32, 64), (16, 1000, 32, 64),
+    (32, 400, 64, 128),
+)  # fmt: skip
+"""B, T, I, H."""
+
+NEWTON = (
+    (1, 100, 8, 8),
+    (1, 1000, 8, 8),
+    (1, 10000, 8, 8),
+    (1, 1000, 8, 32),
+    (1, 10000, 8, 32),
+    (1, 1000, 32, 64),
+)
+
+Run = Callable[[], dict[str, Tensor]]
+
+
+def forward(cell: ns.Cell, us: Tensor, engine: str) -> Run:
+    def run() -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {"outputs": ns.scan(cell, us, engine=engine)[0]}
+
+    return run
+
+
+def train(cell: ns.Cell, us: Tensor, engine: str) -> Run:
+    given = us.clone().requires_grad_()
+
+    def run() -> dict[str, Tensor]:
+        vs, _ = ns.scan(cell, given, engine=engine)
+        named = dict(cell.named_parameters())
+        grads = torch.autograd.grad(vs.square().sum(), [given, *named.values()])
+        return {"outputs": vs.detach(), **dict(zip(("input", *named), grads, strict=True))}
+
+    return run
+
+
+def gate(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+    return max(float((x.double() - exact[k]).norm() / exact[k].norm()) for k, x in found.items())
+
+
+def medians(runs: dict[str, Run], passes: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(passes):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+Make = Callable[[ns.Cell, Tensor, str], Run]
+
+
+def row(cell: ns.Cell, us: Tensor, make: Make, names: list[str], passes: int) -> str:
+    """The medians of every engine and the error of the first, or what else there is to say of one."""
+    loop = make(copy.deepcopy(cell).double(), us.double(), "reference" if "reference" in names else "scan")
+    exact, runs, said, error = loop(), {}, {}, ""
+    for name in names:
+        run = make(cell, us, name)
+        try:
+            off = gate(run(), exact)
+        except ns.EngineError as refused:
+            said[name] = "fails" if "did not converge" in str(refused) else "-"
+            continue
+        if off <= GATE:
+            runs[name] = run
+        else:
+            said[name] = f"off {off:.0e}"
+        error = error or f"{off:.1e}"
+    found = medians(runs, passes)
+    return "".join(f"{f'{found[n]:.2f}' if n in found else said[n]:>14}" for n in names) + f"  {error}"
+
+
+def scan_table(passes: int) -> None:
+    names = ["scan", "cpu", "reference"]
+    print(
+        f"{'MinGRU B, T, I, H':22}{'dtype':9}{'pass':9}" + "".join(f"{name:>14}" for name in names), " error"
+    )
+    for batch, steps, inputs, hidden in SCAN:
+        for dtype in (torch.float32, torch.float64):
+            cell, us = ns.MinGRU(inputs, hidden).to(dtype), torch.randn(steps, batch, inputs, dtype=dtype)
+            for kind, make in (("forward", forward), ("training", train)):
+                those = names if kind == "forward" or steps <= 1000 else names[:2]
+                shown = f"{f'{batch}, {steps}, {inputs}, {hidden}':22}{str(dtype)[6:]:9}{kind:9}"
+                print(shown + row(cell, us, make, those, passes), flush=True)
+
+
+def newton_table(passes: int) -> None:
+    names = ["newton", "quasi-newton", "cpu", "reference"]
+    print(f"{'forward, B, T, I, H':22}{'cell':9}" + "".join(f"{name:>14}" for name in names), " error")
+    for batch, steps, inputs, hidden in NEWTON:
+        for kind in (ns.GRU, ns.LSTM, ns.Elman):
+            cell, us = kind(inputs, hidden), torch.randn(steps, batch, inputs)
+            shown = f"{f'{batch}, {steps}, {inputs}, {hidden}':22}{kind.__name__:9}"
+            print(shown + row(cell, us, forward, names, passes), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--only", nargs="*", choices=("scan", "newton"), default=("scan", "newton"))
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    if "scan" in args.only:
+        scan_table(args.passes)
+    if "newton" in args.only:
+        newton_table(args.passes)
+
+
+if __name__ == "__main__":
+    main()

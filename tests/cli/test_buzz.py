@@ -1,0 +1,205 @@
+"""`nextstate buzz`, `train buzz` and `eval buzz` as a person types them, with a small model made here."""
+
+import io
+import json
+import re
+import sys
+
+import pytest
+import torch
+
+from nextstate.buzzometer import Buzzometer, Shape
+from nextstate.cli import main
+from nextstate.networks.document_classifier import DocumentClassifier
+from nextstate.tasks.buzz.calibration import Temperature
+from nextstate.tasks.buzz.words import Words
+
+LABELS = ("negative", "neutral", "positive")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model that was not trained: "good" and "bad" stand at the two ends of every unit."""
+    torch.manual_seed(0)
+    words = Words(["good", "bad", "film"], buckets=4)
+    network = DocumentClassifier(len(words), 4, 4, 3)
+    with torch.no_grad():
+        network.table.zero_()
+        network.table[words.ids("good")[0]] = 3.0
+        network.table[words.ids("bad")[0]] = -3.0
+        vs = network.read(torch.full((1, 1, 4), 3.0), torch.tensor([1])).flatten()
+        network.readout.weight.copy_(torch.stack([-vs, 0 * vs, vs]).repeat(1, 2) * 4)
+        network.readout.bias.zero_()
+    path = tmp_path_factory.mktemp("buzz") / "model.safetensors"
+    Buzzometer(network, words, Shape(4, 4, LABELS, 100, Temperature())).save(path)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments, stdin=""):
+        raw = stdin if isinstance(stdin, bytes) else stdin.encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+        monkeypatch.setattr(sys, "argv", ["nextstate", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_a_text_has_a_label_a_score_a_probability_and_its_words(run, model):
+    code, out, _ = run("buzz", "a good film", "--model", model)
+    assert code == 0
+    assert re.search(r"positive +score \+0\.\d\d .* probability 0\.\d\d", out)
+    assert "good +" in out
+    code, out, _ = run("buzz", "bad", "good film", "--json", "--model", model)
+    first, second = map(json.loads, out.splitlines())
+    assert (first["label"], second["label"]) == ("negative", "positive")
+    assert set(first["probabilities"]) == set(LABELS)
+    assert second["words"][0]["word"] == "good"
+    assert run("buzz", "--model", model, "--", "track")[0] == 0, "a text with the name of a sub-command"
+
+
+def test_every_row_comes_out_in_order(run, model, tmp_path):
+    source, out = tmp_path / "r.csv", tmp_path / "s.csv"
+    rows = [f'{n},"{"good" if n % 3 else "bad"} film {"x " * (n * 7 % 40)}"' for n in range(50)]
+    source.write_text("\n".join(["n,text", *rows[:20], "20", *rows[20:]]) + "\n")
+    code, _, err = run("buzz", "--file", source, "--column", "text", "--out", out, "--model", model)
+    assert (code, out.exists()) == (0, True)
+    assert "row 21 is kept without a score: it has 1 fields" in err
+    import csv
+
+    found = list(csv.DictReader(out.open()))
+    assert [row["n"] for row in found] == [str(n) for n in [*range(20), 20, *range(20, 50)]]
+    assert found[20]["label"] == found[20]["score"] == ""
+    for row in found[:20] + found[21:]:
+        assert row["label"] == ("positive" if int(row["n"]) % 3 else "negative")
+        assert (float(row["score"]) > 0) == (row["label"] == "positive")
+        assert 1 / 3 < float(row["probability"]) <= 1
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_other_formats_out(run, model, tmp_path, ending):
+    source, out = tmp_path / "r.txt", tmp_path / f"s.{ending}"
+    source.write_text("good\n\nbad\n")
+    assert run("buzz", "--file", source, "--out", out, "--model", model)[0] == 0
+    if ending == "jsonl":
+        found = [json.loads(line) for line in out.read_text().splitlines()]
+    else:
+        found = pytest.importorskip("pyarrow.parquet").read_table(out).to_pylist()
+    assert [row["label"] for row in found] == ["positive", "neutral", "negative"]
+    assert found[1]["score"] == 0
+
+
+def test_standard_input(run, model):
+    code, out, _ = run("buzz", "--model", model, stdin="good\nbad film\n")
+    assert code == 0
+    assert [line.split("\t")[:2] for line in out.splitlines()[1:]] == [
+        ["good", "positive"],
+        ["bad film", "negative"],
+    ]
+    _, out, _ = run("buzz", "--json", "--model", model, stdin=b"good\n\xff\x00\n")
+    assert [json.loads(line)["label"] for line in out.splitlines()] == ["positive", "neutral"]
+    _, out, _ = run(
+        "buzz", "--file", "-", "--format", "csv", "--column", "b", "--model", model, stdin="a,b\n1,bad\n"
+    )
+    assert out.splitlines()[1].startswith("1,bad,negative,-")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["good", "--file", "x.csv"], "not both"),
+        (["--file", "missing.csv"], "cannot read missing.csv"),
+        (["good", "--model", "missing"], "cannot read a model"),
+        (["good", "--out", "x.csv"], "--out goes with --file"),
+    ],
+)
+def test_bad_input_is_refused(run, model, arguments, complaint):
+    arguments = arguments if "--model" in arguments else [*arguments, "--model", model]
+    code, out, err = run("buzz", *arguments)
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_column_names_the_right_ones(run, model, tmp_path):
+    (tmp_path / "r.csv").write_text("a,b\n1,2\n")
+    code, _, err = run("buzz", "--file", tmp_path / "r.csv", "--column", "text", "--model", model)
+    assert code == 2
+    assert "no column 'text'; its columns are 'a', 'b'" in err
+
+
+def table(path, count):
+    rows = [
+        (f"{'good' if n % 2 else 'bad'} {'film ' * (n % 5)}{n // 4}", "up" if n % 2 else "down")
+        for n in range(count)
+    ]
+    path.write_text("said,kind\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    return path
+
+
+def test_training_on_own_labels(run, tmp_path):
+    data, out = table(tmp_path / "own.csv", 200), tmp_path / "run"
+    common = ("--text-column", "said", "--label-column", "kind")
+    options = ("--out", out, "--start", "scratch", "--hidden", 8, "--vocabulary", 100, "--epochs", 12)
+    code, _, err = run("train", "buzz", data, *common, *options)
+    assert code == 0, err
+    assert "trained on: 160 texts (down 80, up 80)" in err
+    names = {path.name for path in out.iterdir()}
+    assert names == {"model.safetensors", "model.md", "confusion.png", "calibration.png"}
+    assert "| down | 10 |" in (out / "model.md").read_text()
+    code, told, _ = run("eval", "buzz", data, *common, "--model", out / "model.safetensors", "--json")
+    assert code == 0
+    assert json.loads(told)["accuracy"] > 0.95
+    code, told, _ = run("buzz", "good", "--model", out / "model.safetensors", "--json")
+    answer = json.loads(told)
+    assert (answer["label"], answer["score"]) == ("up", None)
+
+
+def test_reading_first(run, tmp_path):
+    data, more = table(tmp_path / "own.csv", 60), tmp_path / "more.txt"
+    more.write_text("good film\nbad film\n" * 30)
+    out = tmp_path / "run"
+    code, _, err = run(
+        "train", "buzz", data, "--text-column", "said", "--label-column", "kind", "--unlabelled", more,
+        "--out", out, "--hidden", 8, "--vocabulary", 100, "--epochs", 1,
+    )  # fmt: skip
+    assert code == 0, err
+    assert (out / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("text,label\na,1\nb,1\nc,1\n", "expected two or more"),
+        ("text,label\na,1\nb,2\nc,1\n", "three texts each"),
+        ("text,kind\na,1\n", "no column 'label'"),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_refused(run, tmp_path, content, complaint):
+    (tmp_path / "own.csv").write_text(content)
+    code, _, err = run("train", "buzz", tmp_path / "own.csv", "--out", tmp_path / "run", "--start", "scratch")
+    assert code == 2
+    assert complaint in err
+
+
+def test_eval_knows_the_sign_where_there_is_no_neutral(run, model, tmp_path):
+    (tmp_path / "t.csv").write_text(
+        "text,label\n" + "good film,positive\nbad film,negative\nfilm good,negative\n" * 3
+    )
+    code, out, _ = run(
+        "eval", "buzz", tmp_path / "t.csv", "--model", model, "--json", "--out", tmp_path / "p"
+    )
+    assert code == 0
+    assert json.loads(out)["confusion"] == [[3, 3], [0, 3]]
+    assert (tmp_path / "p" / "confusion.png").stat().st_size > 1000
+    (tmp_path / "u.csv").write_text("text,label\n" + "a,x\nb,y\n" * 3)
+    code, _, err = run("eval", "buzz", tmp_path / "u.csv", "--model", model)
+    assert code == 2
+    assert "also has ['x', 'y']" in err

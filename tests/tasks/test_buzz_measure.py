@@ -1,0 +1,100 @@
+"""Figures, calibration, splits, batches and word vectors, each against what it means."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score, precision_recall_fscore_support
+
+from nextstate import InputError
+from nextstate.tasks.buzz.calibration import calibration_error, fit_temperature, reliability
+from nextstate.tasks.buzz.examples import Batches, Examples, split
+from nextstate.tasks.buzz.measure import figures
+from nextstate.tasks.buzz.vectors import word_vectors
+
+
+def answers(count, temperature=1.0, classes=3, seed=0):
+    """Probabilities, and labels that occur just so often (where the temperature is 1)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(count, classes, generator=generator)
+    labels = torch.multinomial(logits.softmax(-1), 1, generator=generator).flatten()
+    return logits * temperature, labels
+
+
+def test_figures_agree_with_another_library():
+    logits, labels = answers(500)
+    found = figures(logits.softmax(-1), labels, ("a", "b", "c"))
+    given = logits.argmax(-1)
+    precision, recall, f1, texts = precision_recall_fscore_support(labels, given)
+    for number, of in enumerate(found.classes.values()):
+        wanted = (precision[number], recall[number], f1[number], texts[number])
+        assert (of.precision, of.recall, of.f1, of.texts) == pytest.approx(wanted)
+    assert found.macro_f1 == pytest.approx(f1_score(labels, given, average="macro"))
+    assert sum(map(sum, found.confusion)) == found.texts == 500
+    assert found.accuracy == pytest.approx(sum(found.confusion[i][i] for i in range(3)) / 500)
+
+
+def test_calibration_error_sees_what_is_not_calibrated():
+    for temperature, low, high in ((1.0, 0.0, 0.02), (3.0, 0.1, 1.0), (0.3, 0.1, 1.0)):
+        logits, labels = answers(20_000, temperature)
+        assert low <= calibration_error(logits.softmax(-1), labels) <= high
+    bins = reliability(logits.softmax(-1), labels)
+    assert sum(part.answers for part in bins) == 20_000
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+def test_temperature_is_found_also_where_it_depends_on_length(slope):
+    logits, labels = answers(20_000, classes=2)
+    lengths = torch.randint(1, 500, (20_000,))
+    heated = logits * torch.exp(0.7 + slope * torch.log1p(lengths / 10)).unsqueeze(-1)
+    fitted = fit_temperature(heated, lengths, labels)
+    assert fitted.constant == pytest.approx(0.7, abs=0.15)
+    assert fitted.slope == pytest.approx(slope, abs=0.05)
+    mended = (heated / fitted.of(lengths).unsqueeze(-1)).softmax(-1)
+    assert calibration_error(mended, labels) < 0.02 < calibration_error(heated.softmax(-1), labels)
+
+
+def test_split_keeps_labels_in_proportion_and_equal_texts_together():
+    texts = [f"text {n // 2}" if n % 2 else f"Text  {n // 2}" for n in range(400)]
+    labels = [int(n // 2 % 4 == 0) for n in range(400)]
+    parts = split(texts, labels, [0.2, 0.1], seed=3)
+    assert sorted(place for part in parts for place in part) == list(range(400))
+    assert [len(part) for part in parts] == [280, 80, 40]
+    for part in parts:
+        assert all(place ^ 1 in part for place in part)
+        assert np.mean([labels[place] for place in part]) == pytest.approx(0.25, abs=0.01)
+    assert split(texts, labels, [0.2, 0.1], seed=3) == parts != split(texts, labels, [0.2, 0.1], seed=4)
+    with pytest.raises(InputError, match="shares"):
+        split(texts, labels, [0.6, 0.5])
+
+
+def test_an_epoch_is_every_text_once_in_an_order_of_its_own():
+    batches = Batches(np.random.default_rng(0).integers(0, 100, 1000), 32, seed=1, pool=8)
+    epochs = [[batches(epoch * len(batches) + n) for n in range(len(batches))] for epoch in (0, 1)]
+    for epoch in epochs:
+        assert sorted(np.concatenate(epoch)) == list(range(1000))
+    assert not all(np.array_equal(a, b) for a, b in zip(*epochs, strict=True))
+    again = Batches(batches.lengths, 32, seed=1, pool=8)
+    assert np.array_equal(again(40), epochs[1][40 - len(batches)]), "a batch is a function of its number"
+    spread = np.mean([np.ptp(batches.lengths[places]) for places in epochs[0]])
+    assert spread < 25, "texts of a batch are of about equal length"
+
+
+def test_words_of_equal_company_have_near_vectors():
+    random = np.random.default_rng(0)
+    # words 0..9 keep company with 20..24, words 10..19 with 25..29
+    texts = []
+    for _ in range(3000):
+        side = random.integers(2)
+        texts.append([random.integers(10) + 10 * side, *random.integers(5, size=3) + 20 + 5 * side])
+    vectors = torch.nn.functional.normalize(word_vectors(texts, 32, 6), dim=1)
+    same, other = vectors[:10] @ vectors[:10].T, vectors[:10] @ vectors[10:20].T
+    assert same.mean() > other.mean() + 0.5
+    assert not vectors[30:].any(), "ids that do not occur"
+    assert torch.equal(word_vectors(texts, 32, 6), word_vectors(texts, 32, 6))
+
+
+def test_examples_are_chosen_and_joined():
+    examples = Examples([np.array([1]), np.array([2, 3])], np.array([0, 1]))
+    both = examples + examples.chosen([1])
+    assert [ids.tolist() for ids in both.ids] == [[1], [2, 3], [2, 3]]
+    assert both.labels.tolist() == [0, 1, 1]
