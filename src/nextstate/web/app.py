@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import logging
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 import nextstate
 from nextstate.checks import InputError
-from nextstate.tasks.tracking import Day, read_report, report_of
+from nextstate.tasks.tracking import Day, moment, read_report, report_of
 from nextstate.web import wire
 from nextstate.web.guard import Guard
 from nextstate.web.limits import Limits, Refusal
 from nextstate.web.models import Models
+from nextstate.web.pages import add_pages
 from nextstate.web.work import Work
 
-HERE = Path(__file__).parent
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": wire.Failure, "description": meaning}
     for status, meaning in (
@@ -63,7 +59,7 @@ def create_app(models: Models, limits: Limits | None = None) -> Guard:
     )
     guard = Guard(app, limits)
     _add_refusals(app)
-    _add_pages(app)
+    add_pages(app)
 
     @app.post("/score", responses=REFUSALS)
     async def score(request: wire.ScoreRequest) -> wire.ScoreAnswer:
@@ -114,11 +110,17 @@ def create_app(models: Models, limits: Limits | None = None) -> Guard:
             raise Refusal(503, str(error)) from error
         return wire.Index(**report.to_json())
 
+    @app.post("/days", responses=REFUSALS)
+    async def days(request: wire.DaysRequest) -> wire.DaysAnswer:
+        """The day in UTC of each time; null for what states none. `nextstate buzz track` reads the same."""
+        limits.check_texts(request.times)
+        moments = map(moment, request.times)
+        return wire.DaysAnswer(days=[None if found is None else found.date() for found in moments])
+
     @app.post("/index", responses=REFUSALS)
     async def index(request: wire.IndexRequest) -> wire.Index:
         """The same index of posts that were scored elsewhere, from sums a topic and day."""
-        days = (Day(**day.model_dump()) for day in request.days)
-        return wire.Index(**report_of(days).to_json())
+        return wire.Index(**report_of(Day(**day.model_dump()) for day in request.days).to_json())
 
     @app.get("/health")
     async def health() -> wire.Health:
@@ -130,8 +132,11 @@ def create_app(models: Models, limits: Limits | None = None) -> Guard:
             "sort": work.sorting,
             "track": models.tracked,
         }
+        bounds = wire.Bounds.model_validate(limits)
         answers = [name for name, part in parts.items() if part is not None]
-        return wire.Health(status="ok", version=nextstate.__version__, answers=answers, open=guard.open)
+        return wire.Health(
+            status="ok", version=nextstate.__version__, answers=answers, open=guard.open, limits=bounds
+        )
 
     return guard
 
@@ -167,40 +172,3 @@ def _add_refusals(app: FastAPI) -> None:
     async def failed(request: object, error: Exception) -> JSONResponse:
         logging.getLogger("nextstate.web").error("a request failed", exc_info=error)
         return answer(500, "the service failed on this request; its log says why")
-
-
-def _add_pages(app: FastAPI) -> None:
-    for path, file in (("/", "page.html"), ("/docs", "docs.html")):
-        app.add_api_route(path, _page(HERE / file), methods=["GET"], include_in_schema=False)
-
-    async def no_icon() -> Response:
-        return Response(status_code=204)
-
-    app.add_api_route("/favicon.ico", no_icon, methods=["GET"], include_in_schema=False)
-
-
-def _page(file: Path) -> Callable[[], Awaitable[HTMLResponse]]:
-    """A page that stands alone: a policy lets it run its own script and style and nothing else."""
-    text = file.read_text(encoding="utf-8")
-    headers = {"content-security-policy": _policy(text), "cache-control": "no-cache"}
-
-    async def page() -> HTMLResponse:
-        return HTMLResponse(text, headers=headers)
-
-    return page
-
-
-def _policy(page: str) -> str:
-    """A Content-Security-Policy that allows a page's own script and style by their digests."""
-
-    def digests(tag: str) -> str:
-        found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        return " ".join(
-            f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'" for part in found
-        )
-
-    return (
-        f"default-src 'none'; connect-src 'self'; img-src 'self' data: blob:; "
-        f"script-src {digests('script')}; style-src {digests('style')}; "
-        f"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )

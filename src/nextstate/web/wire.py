@@ -109,6 +109,18 @@ class SortAnswer(BaseModel):
     lists: list[list[int]]
 
 
+class DaysRequest(Request):
+    """Times as a file has them."""
+
+    times: list[StrictStr]
+
+
+class DaysAnswer(BaseModel):
+    """A day for each time, null for what states no time."""
+
+    days: list[date | None]
+
+
 class DayOfTopic(Request):
     """The scores of one topic on one day: how many, their sum, the sum of their squares."""
 
@@ -142,13 +154,27 @@ class Index(BaseModel):
     topics: dict[str, list[Entry]]
 
 
+class Bounds(BaseModel):
+    """What one request may hold: bytes, texts, characters of a text, of one to explain, tokens, numbers."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    body: int
+    texts: int
+    text: int
+    explained: int
+    tokens: int
+    numbers: int
+
+
 class Health(BaseModel):
-    """What can be asked, and how many requests are under way."""
+    """What can be asked, how many requests are under way, and what one may hold."""
 
     status: str
     version: str
     answers: list[str]
     open: int
+    limits: Bounds
 
 
 class Failure(BaseModel):
