@@ -16,6 +16,7 @@ from nextstate import GRU, LSTM, Dropped, InputError, LanguageModel, LearnedStar
 from nextstate.combine import redrawn
 from nextstate.networks import DynamicScorer, Sampling, Scorer
 from nextstate.recipes import text as recipe_module
+from nextstate.recipes import text_measure as measure_module
 from nextstate.recipes.text import Dropout, Recipe, mean_nats, no_better, prepare, text_network
 from nextstate.recipes.text_model import Shape, TextModel, load_text_model
 from nextstate.recipes.text_plan import bf16_for, dropout_for, planned, sized
@@ -47,7 +48,9 @@ def small(unit=None, shape=None):
 def test_a_short_text_is_learned_by_heart(overfitted):
     run, records, model = overfitted
     assert records[-1].evaluation["nats_per_character"] < 0.02
-    assert run.validation() < 0.02
+    nats, measured = run.validation()
+    assert nats < 0.02
+    assert measured == run.corpus.validation.tokens
     written = b"".join(model.generate("sphinx of", length=150, temperature=0))
     assert b"sphinx of" + written == (TEXT * 6)[: 9 + 150]
 
@@ -135,7 +138,7 @@ def test_many_rows_measure_what_one_stream_does(overfitted, monkeypatch):
         exact = -float(scores[0, -2000:].double().mean())
     assert mean_nats(network, ids, before, rows=7) == pytest.approx(exact, abs=1e-6)
     assert mean_nats(network, ids, before, rows=1) == pytest.approx(exact, abs=1e-6)
-    monkeypatch.setattr(recipe_module, "CONTEXT", 1)
+    monkeypatch.setattr(measure_module, "CONTEXT", 1)
     assert mean_nats(network, ids, before, rows=100) != pytest.approx(exact, abs=1e-6)
     monkeypatch.undo()
     run = overfitted[0]

@@ -71,7 +71,7 @@ def train_text(
     from nextstate.engines.threads import set_threads
     from nextstate.recipes.text import prepare
     from nextstate.recipes.text_plan import bf16_for
-    from nextstate.recipes.text_report import draw_curve, text_card
+    from nextstate.recipes.text_report import draw_curve, measured_part, text_card
     from nextstate.tasks.text import find_files, prepare_corpus, read_pieces
 
     # The cores are for the engine: what torch does between its runs is too small to share.
@@ -116,7 +116,7 @@ def train_text(
             if record.evaluation is not None and sample and not json_output:
                 _show_sample(run, record.step, sample)
     model = run.model()
-    nats = run.validation()
+    nats, measured = run.validation()
     model.save(out / "model.safetensors")
     card = text_card(
         recipe,
@@ -125,6 +125,7 @@ def train_text(
         steps=run.state.step,
         seconds=run.state.seconds,
         nats=nats,
+        measured=measured,
         parameters=sum(p.numel() for p in model.network.parameters()),
         command=_command(wishes, sources),
     )
@@ -135,8 +136,8 @@ def train_text(
         shutil.rmtree(out / folder, ignore_errors=True)
     (out / "run.json").unlink()
     print(
-        f"validation, all of it: {nats:.4f} nats a character, {nats / math.log(2):.4f} bits; "
-        f"{time.perf_counter() - began:.0f} s in all\n"
+        f"validation, {measured_part(measured, corpus)}: {nats:.4f} nats a character, "
+        f"{nats / math.log(2):.4f} bits; {time.perf_counter() - began:.0f} s in all\n"
         f"wrote {out}/model.safetensors, model.md, curve.png, curve.jsonl",
         file=sys.stderr,
     )

@@ -21,6 +21,7 @@ from nextstate.cell import Cell
 from nextstate.combine import Dropped, redrawn
 from nextstate.init import forget_bias_, orthogonal_recurrent_
 from nextstate.networks import LanguageModel
+from nextstate.recipes.text_measure import mean_nats
 from nextstate.recipes.text_model import Shape, TextModel
 from nextstate.tasks.text import Corpus, TextChunk, TextStreams
 from nextstate.training import (
@@ -39,8 +40,11 @@ from nextstate.training import (
 from nextstate.training.fit import History
 from nextstate.training.step import Carry, set_up
 
-CONTEXT = 256
-"""Tokens read before the first that counts, where a text is measured in several rows at once."""
+MEASURED = 1 << 17
+"""Tokens of the validation part that the last measurement reads at least, if there are so many."""
+
+COUNTED = 1 << 22
+"""Tokens of the training part that are counted for the start of the read-out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,18 @@ def products(bf16: bool) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
 
 
+def frequencies_(readout: nn.Linear, ids: np.ndarray) -> None:
+    """Start a read-out at how often each token stands in the first `COUNTED` of a text.
+
+        b_k = log((count_k + 1/2) / (count + vocabulary / 2))
+
+    Without it, the first hundred steps of a run are spent on learning these.
+    """
+    counts = np.bincount(ids[:COUNTED], minlength=readout.out_features) + 0.5
+    with torch.no_grad():
+        readout.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+
+
 def text_loss(model: nn.Module, chunk: TextChunk, carry: Carry, *, bf16: bool = False) -> Loss:
     """Cross-entropy in nats a token; the state goes on from the last chunk, under new dropout masks."""
     start = model.cell.initial_state(  # type: ignore[operator, union-attr]
@@ -136,35 +152,6 @@ def text_loss(model: nn.Module, chunk: TextChunk, carry: Carry, *, bf16: bool = 
     with products(bf16):
         logits, end = model(chunk.ids, redrawn(start, carried(start, carry)))
     return Loss(F.cross_entropy(logits.float().flatten(0, 1), chunk.targets.flatten()), carry=end)
-
-
-@torch.no_grad()
-def mean_nats(model: nn.Module, ids: np.ndarray, before: np.ndarray, rows: int = 32) -> float:
-    """Mean of -log p over all tokens of `ids`, read in `rows` rows at once.
-
-    Every row first reads the `CONTEXT` tokens before its first one, so that what it is measured by starts
-    from a state as if the whole text had been read; `before` is the text before `ids`.
-    """
-    rows = max(1, min(rows, len(ids) // CONTEXT))
-    text = np.concatenate([before[-CONTEXT - 1 :], ids]).astype(np.int64)
-    lead = len(text) - len(ids)
-    each = -(-len(ids) // rows)
-    padded = np.concatenate([text, np.zeros(rows * each - len(ids), np.int64)])
-    table = torch.from_numpy(np.stack([padded[r * each : r * each + lead + each] for r in range(rows)]))
-    place = torch.arange(rows)[:, None] * each + torch.arange(each)[None]
-    counts = place < len(ids)
-    total, s = 0.0, None
-    for begin in range(0, lead + each - 1, CONTEXT):
-        end = min(begin + CONTEXT, lead + each - 1)
-        logits, s = model(table[:, begin:end], s)
-        scores = F.cross_entropy(
-            logits.float().flatten(0, 1), table[:, begin + 1 : end + 1].flatten(), reduction="none"
-        ).reshape(rows, -1)
-        first = max(begin + 1, lead)
-        if first < end + 1:
-            part = counts[:, first - lead : end + 1 - lead]
-            total += float(scores[:, first - begin - 1 :].double()[part].sum())
-    return total / len(ids)
 
 
 @dataclass
@@ -205,11 +192,14 @@ class Run:
             self.state.average.copy_to(self.state.model)
         return self.averaged()
 
-    def validation(self) -> float:
-        """Nats a character of the model as it is over the whole validation part."""
-        ids, before = self.corpus.ids("validation"), self.corpus.ids("training")
+    def validation(self) -> tuple[float, int]:
+        """Nats a character of the model as it is over the validation part; and the tokens that were read:
+        all of them, but of a large text no more than a sixteenth of what training has read."""
+        read = self.state.step * self.recipe.rows * self.recipe.length
+        ids = self.corpus.ids("validation")[: max(MEASURED, read // 16)]
         with products(self.bf16):
-            return mean_nats(self.plain.eval(), ids, before) * _tokens_a_character(self.corpus)
+            nats = mean_nats(self.plain.eval(), ids, self.corpus.ids("training"))
+        return nats * _tokens_a_character(self.corpus), len(ids)
 
 
 def prepare(
@@ -228,6 +218,7 @@ def prepare(
     torch.manual_seed(seed)
     network, plain = text_network(recipe, corpus.unit.size)
     training = corpus.ids("training")
+    frequencies_(plain.readout, training)
     state = TrainState(
         network,
         optimiser_for(network, recipe),

@@ -102,6 +102,7 @@ def text_card(
     steps: int,
     seconds: float,
     nats: float,
+    measured: int,
     parameters: int,
     command: str,
 ) -> str:
@@ -131,12 +132,18 @@ def text_card(
         "",
         "## Measured",
         "",
-        f"Whole validation part: {nats:.4f} nats a character, {nats / math.log(2):.4f} bits,",
-        f"perplexity {math.exp(nats):.3f}. State carried, averaged weights. The validation part was used to",
-        "choose which of the measured states of the run to keep, for nothing else.",
+        f"Validation part, {measured_part(measured, corpus)}: {nats:.4f} nats a character,",
+        f"{nats / math.log(2):.4f} bits, perplexity {math.exp(nats):.3f}. State carried, averaged weights.",
+        "The validation part was used to choose which of the measured states of the run to keep, for nothing",
+        "else.",
         "",
     ]
     return "\n".join(lines)
+
+
+def measured_part(measured: int, corpus: Corpus) -> str:
+    """How much of the validation part `measured` tokens are, in words."""
+    return "all of it" if measured >= corpus.validation.tokens else f"its first {measured:,} tokens"
 
 
 def _to_bits(nats: Any) -> Any:
