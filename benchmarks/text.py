@@ -105,7 +105,7 @@ def theirs(model: Peer) -> Callable[[TextChunk], Tensor]:
 
     def loss(chunk: TextChunk) -> Tensor:
         logits, end = model(chunk.ids, state[0])
-        state[0] = end.detach() if isinstance(end, Tensor) else tuple(part.detach() for part in end)  # type: ignore[attr-defined]
+        state[0] = end.detach() if isinstance(end, Tensor) else tuple(part.detach() for part in end)
         return F.cross_entropy(logits.flatten(0, 1), chunk.targets.flatten())
 
     return loss
