@@ -161,12 +161,11 @@ def train_buzz(
 
 def read_labelled(path: Path, text_column: str | None, label_column: str) -> tuple[list[str], list[str]]:
     """Texts and labels of a table; rows without either are reported and left out."""
-    from nextstate.tasks.buzz.tables import choose_column, format_of, read_table
+    from nextstate.tasks.buzz.tables import format_of, read_table
 
     if format_of(path) == "lines":
         refuse("train buzz", f"{path} has no columns; labels need CSV, TSV, JSONL or Parquet")
-    table = read_table(path, text_column)
-    choose_column(table.names, label_column, path)
+    table = read_table(path, text_column, also=[label_column])
     texts, labels = [], []
     for row in table.rows:
         label = row.fields.get(label_column)

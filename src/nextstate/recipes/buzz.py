@@ -41,7 +41,7 @@ from nextstate.training.step import Carry
 class Recipe:
     """Everything that decides how a Buzzometer comes out, but for the texts and the seed.
 
-    `epochs` readings of all texts in batches of about `words` words (at most `batch` texts); AdamW with
+    `epochs` readings of all texts in batches of at most `batch` texts and about `words` words; AdamW with
     weight decay `decay`, peak learning rate `rate`, linear warm-up over the first twentieth, then a cosine to
     0; gradient clipped at norm 1; parameters averaged (`average`). Noise: see `DocumentClassifier`.
     `adversarial`: the length of the worst-case step away from a text's word vectors, in units of the mean
@@ -54,6 +54,7 @@ class Recipe:
     hidden: int = 128
     piece: int = 100
     batch: int = 32
+    words: int = 12000
     epochs: float = 6.0
     rate: float = 2e-3
     decay: float = 0.01
@@ -165,7 +166,7 @@ def prepare(
             network.table[known] = recipe.scale * vectors[known]
     if recipe.half and has_bf16():
         network.products = torch.bfloat16
-    batches = Batches([len(ids) for ids in train.ids], recipe.batch, seed)
+    batches = Batches([len(ids) for ids in train.ids], recipe.batch, seed, words=recipe.words)
     weights = class_weights(train.labels, len(labels), recipe.balance)
     total = max(1, round(recipe.epochs * len(batches))) if steps is None else steps
 

@@ -89,7 +89,7 @@ class Pretraining:
     def records(self) -> Iterator[Record]:
         return fit(
             self.state,
-            partial(sampled_loss, odds=self.odds, samples=1024, share=0.25),
+            partial(sampled_loss, odds=self.odds, samples=512, share=0.4),
             self.plan,
             schedule=warmup_cosine(0.05),
             checkpoints=self.checkpoints,
@@ -137,7 +137,7 @@ def prepare_reading(
     if recipe.half and has_bf16():
         network.products = torch.bfloat16
     counts = np.bincount(np.concatenate(texts), minlength=len(words)).astype(np.float64) ** 0.75
-    batches = Batches([len(ids) for ids in texts], recipe.batch, seed)
+    batches = Batches([len(ids) for ids in texts], recipe.batch, seed, words=recipe.words)
     two = TwoWays(network, recipe.hidden)
     optimiser = torch.optim.AdamW(
         two.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True

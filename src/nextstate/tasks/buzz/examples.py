@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -63,38 +64,60 @@ def split(
 class Batches:
     """Batch number n of endless epochs, a pure function of n: texts of about equal length together.
 
-    Batches : n -> places of the texts [batch]
+    Batches : n -> places of the texts [at most size]
 
-    An epoch is a new order of all texts. Out of every `pool` batches the texts are sorted by length, and
-    their batches come in random order: little padding, and no text has fixed company.
+    An epoch is a new order of all texts. Of every `pool` times `size` of them the sorted lengths are cut into
+    batches of at most `size` texts and, but for single texts longer than that, at most `words` words; they
+    come in random order. So there is little padding, no text has fixed company, and a step over long texts
+    costs what a step over short ones does.
 
     >>> batches = Batches(lengths=[5, 1, 4, 2, 3], size=2, seed=0)
     >>> len(batches), sorted(place for n in range(3) for place in batches(n).tolist())
     (3, [0, 1, 2, 3, 4])
+    >>> batches = Batches(lengths=[9, 1, 1, 1, 1], size=4, seed=0, words=9)
+    >>> sorted(sorted(batches(n).tolist()) for n in range(2))
+    [[0], [1, 2, 3, 4]]
     """
 
-    def __init__(self, lengths: Sequence[int], size: int, seed: int, pool: int = 50) -> None:
-        if size < 1 or not len(lengths):
-            refuse("Batches", f"{len(lengths)} texts in batches of {size}; expected one or more of both")
+    def __init__(
+        self, lengths: Sequence[int], size: int, seed: int, pool: int = 50, words: int | None = None
+    ) -> None:
+        if size < 1 or not len(lengths) or (words is not None and words < 1):
+            refuse("Batches", f"{len(lengths)} texts in batches of {size} and {words} words; expected >= 1")
         self.lengths, self.size, self.seed, self.pool = np.asarray(lengths), size, seed, pool
+        self.words = words
+        self._begins = [0]
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+        self._count = len(self._batches(0))
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
-        return -(-len(self.lengths) // self.size)
+        """Batches of the first epoch; where `words` counts, another may have a few more or less."""
+        return self._count
 
     def __call__(self, number: int) -> np.ndarray:
-        epoch, place = divmod(number, len(self))
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, list(self._order(epoch))
-        return self._epoch[1][place]
+        while number >= self._begins[-1]:
+            self._begins.append(self._begins[-1] + len(self._batches(len(self._begins) - 1)))
+        epoch = bisect_right(self._begins, number) - 1
+        return self._batches(epoch)[number - self._begins[epoch]]
 
-    def _order(self, epoch: int) -> Iterator[np.ndarray]:
-        random = np.random.default_rng([self.seed, epoch])
-        order = random.permutation(len(self.lengths))
-        batches = []
-        for begin in range(0, len(order), self.size * self.pool):
-            near = order[begin : begin + self.size * self.pool]
-            near = near[np.argsort(self.lengths[near], kind="stable")]
-            batches += [near[i : i + self.size] for i in range(0, len(near), self.size)]
-        return (batches[place] for place in random.permutation(len(batches)))
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch, in order; those of the last one asked for are kept."""
+        if self._epoch[0] != epoch:
+            random = np.random.default_rng([self.seed, epoch])
+            order = random.permutation(len(self.lengths))
+            batches: list[np.ndarray] = []
+            for begin in range(0, len(order), self.size * self.pool):
+                near = order[begin : begin + self.size * self.pool]
+                batches += self._cut(near[np.argsort(self.lengths[near], kind="stable")])
+            self._epoch = epoch, [batches[place] for place in random.permutation(len(batches))]
+        return self._epoch[1]
+
+    def _cut(self, places: np.ndarray) -> Iterator[np.ndarray]:
+        begin = words = 0
+        for end, length in enumerate(self.lengths[places].tolist()):
+            full = end - begin == self.size or (self.words is not None and words + length > self.words)
+            if full and end > begin:
+                yield places[begin:end]
+                begin, words = end, 0
+            words += length
+        yield places[begin:]

@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
@@ -73,25 +73,32 @@ def format_of(path: Path | str, given: str | None = None) -> str:
     return SUFFIXES[ending.lower()]
 
 
-def read_table(path: Path | str, column: str | None = None, *, format: str | None = None) -> Table:
+def read_table(
+    path: Path | str, column: str | None = None, *, also: Sequence[str] = (), format: str | None = None
+) -> Table:
     """Open a table, or standard input where `path` is "-"; rows are read as they are asked for.
 
     `column` names the texts; without it the only column is taken, or one with a usual name (`USUAL`). In a
-    file of plain lines every line is a text. A row is a problem if it has too few or too many fields, is not
-    a JSON object, or holds no text in its column; bytes that are no UTF-8 are replaced.
+    file of plain lines every line is a text. `also` names columns that must be there too. A row is a problem
+    if it has too few or too many fields, is not a JSON object, or holds no text in its column; bytes that are
+    no UTF-8 are replaced.
 
     Raises InputError if there is no such file or column.
     """
     kind = format_of(path, format)
     if kind == "parquet":
-        return _parquet(path, column)
+        return _parquet(path, column, also)
     stream = _open(path)
     if kind == "lines":
         return Table(["text"], "text", _lines(stream))
     try:
         if kind == "jsonl":
-            return _json_lines(stream, path, column)
-        return _separated(stream, path, column, "," if kind == "csv" else "\t")
+            table = _json_lines(stream, path, column)
+        else:
+            table = _separated(stream, path, column, "," if kind == "csv" else "\t")
+        for name in also:
+            choose_column(table.names, name, path)
+        return table
     except InputError:
         stream.close()
         raise
@@ -225,7 +232,7 @@ def _object(line: str) -> dict[str, Any] | str:
     return found if isinstance(found, dict) else line
 
 
-def _parquet(path: Path | str, column: str | None) -> Table:
+def _parquet(path: Path | str, column: str | None, also: Sequence[str]) -> Table:
     if str(path) == "-":
         refuse("table", "Parquet cannot be read from standard input; name a file")
     parquet = _arrow_parquet()
@@ -234,6 +241,8 @@ def _parquet(path: Path | str, column: str | None) -> Table:
     except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise InputError(f"table: cannot read {path}: {error}") from error
     column = choose_column(file.schema_arrow.names, column, path)
+    for name in also:
+        choose_column(file.schema_arrow.names, name, path)
 
     def rows() -> Iterator[Row]:
         number = 0
