@@ -1,6 +1,7 @@
 # make run     set up, train the short sorter with live progress, save model and learning curve, sort some lists
 # make test    set up, then ruff, mypy and pytest
 # make check   ruff and mypy only          make bench   the benchmarks          make clean   remove what was built
+# make bench-buzz DATA=folder   train and measure sentiment on public sets (docs/buzzometer.md)
 # make sanitize   the agreement tests on kernels built with AddressSanitizer, then with UBSan
 #
 # The set-up is done once; a stamp file per stage makes the second call immediate.
@@ -19,7 +20,7 @@ NATIVE := CMakeLists.txt $(shell find csrc -type f)
 # Threads of PyTorch that wait for work sleep instead of spinning: spinning ones take the cores from the engine's.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup run test check bench sanitize clean
+.PHONY: setup run test check bench bench-buzz sanitize clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMPS)/package
@@ -55,6 +56,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/run.py
+
+bench-buzz: setup
+	$(BIN)/python benchmarks/buzz.py $(DATA)
 
 # The sanitized extension stands beside the package's Python files in a folder of its own; leaks are Python's.
 SANITIZED := ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 OMP_NUM_THREADS=1

@@ -6,7 +6,7 @@ imdb      25,000 labelled reviews alone, by the clock (`--imdb-minutes`), from r
 reading   the reviews without labels read first (`--reading-epochs`), then the labels
 sst       the phrases of SST-2, one run a seed
 airline   tweets to airlines: an 80/20 split and a run a seed, from scratch and from other tweets
-general   the model that comes with the package, trained on all of them
+general   the model of the package: reads them and the reviews without labels, then learns all labels
 shipped   the figures of the model in the package on all test sets
 speed     reviews a second of the shipped model, beside torch.nn.GRU of the same size
 """
@@ -17,14 +17,12 @@ import argparse
 import json
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
+from buzz_speed import bench_speed
 
 import nextstate as ns
 from nextstate.buzzometer import Buzzometer
@@ -32,6 +30,7 @@ from nextstate.recipes import buzz_corpora as corpora
 from nextstate.recipes.buzz import Recipe, as_ids, planned_steps, prepare
 from nextstate.recipes.buzz_corpora import NAMES, Labelled
 from nextstate.recipes.buzz_pretrain import prepare_reading
+from nextstate.recipes.buzz_report import model_card
 from nextstate.tasks.buzz.examples import Examples, split
 from nextstate.tasks.buzz.measure import Figures, figures, two_sided
 from nextstate.tasks.buzz.words import Words, build_words
@@ -41,6 +40,8 @@ TWO = ("negative", "positive")
 REVIEWS = Recipe(epochs=6)
 SENTENCES = Recipe(epochs=3, batch=64, rate=3e-3)
 TWEETS = Recipe(epochs=8, batch=64, rate=3e-3)
+GENERAL = Recipe(epochs=3, batch=256, words=8000, rate=1.5e-3, balance=0.0, average=0.997)
+READING = Recipe(batch=32, average=0.0)
 
 
 def say(*parts: object) -> None:
@@ -125,26 +126,31 @@ def bench_imdb(options: argparse.Namespace) -> dict[str, Any]:
     return {"imdb": short(measured(model, corpora.imdb(options.data, "test_public"))) | {"seconds": seconds}}
 
 
+def read(
+    texts: list[np.ndarray], words: Words, labels: tuple[str, ...], options: argparse.Namespace
+) -> Buzzometer:
+    """A model that has read the texts `--reading-epochs` times and knows no label yet."""
+    reading = prepare_reading(
+        READING,
+        words,
+        texts,
+        len(labels),
+        seed=options.seed,
+        epochs=options.reading_epochs,
+        checkpoints=Checkpoints(options.out / f"reading-{len(labels)}", every=300),
+    )
+    for record in reading.records():
+        if record.step % 300 < 10:
+            say(f"reading: step {record.step}/{reading.plan.total} loss {record.loss:.3f}")
+    return reading.start(labels)
+
+
 def bench_reading(options: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     data, held = held_back(corpora.imdb(options.data, "train"), 1000, options.seed)
     more = corpora.imdb_unlabelled(options.data)
     words = build_words([*data.texts, *more], 30000)
     ids = [np.array(words.ids(text), dtype=np.int32) for text in [*data.texts, *more]]
-    reading = prepare_reading(
-        replace(REVIEWS, average=0.0),
-        words,
-        ids,
-        2,
-        seed=options.seed,
-        epochs=options.reading_epochs,
-        checkpoints=Checkpoints(options.out / "reading" / "checkpoints", every=500),
-    )
-    for record in reading.records():
-        if record.step % 500 == 0:
-            say(f"reading: step {record.step}/{reading.plan.total} loss {record.loss:.3f}")
-    start = reading.start()
-    start.save(options.out / "reading" / "start.safetensors")
     model = train(
         "after-reading",
         REVIEWS,
@@ -154,7 +160,7 @@ def bench_reading(options: argparse.Namespace) -> dict[str, Any]:
         numbered(words, held, TWO),
         options,
         seed=options.seed,
-        start=start,
+        start=read(ids, words, TWO, options),
     )
     seconds = time.perf_counter() - began
     found = short(measured(model, corpora.imdb(options.data, "test_public")))
@@ -245,27 +251,42 @@ def general_data(options: argparse.Namespace) -> tuple[Labelled, Labelled, dict[
     return train_on, held.joined(sentences, every.chosen(second), held_tweets), tests
 
 
+GENERAL_DATA = (
+    "IMDB reviews (Maas et al. 2011): the 25,000 labelled of the training part, less 1,000 held back, and "
+    "49,730 without labels for reading",
+    "Stanford Sentiment Treebank (Socher et al. 2013): every phrase of the training trees, three classes",
+    "SemEval tweets 2013 to 2016, without the test of 2016 and what also stands in it",
+    "tweets to US airlines, February 2015 (CrowdFlower): three quarters of the public part",
+    "held back for the temperature: 1,000 reviews, the development sentences of the treebank, 1,000 SemEval "
+    "tweets, a twentieth of the airline tweets",
+)
+
+
 def bench_general(options: argparse.Namespace) -> dict[str, Any]:
+    began = time.process_time()
     data, held, tests = general_data(options)
-    start = Buzzometer.load(options.start) if options.start else None
-    words = build_words(data.texts, 40000, least=3)
-    say(f"general: {len(data.texts)} texts, {len(words)} ids")
-    recipe = replace(REVIEWS, epochs=options.general_epochs, batch=48, balance=0.0)
-    if start is not None:
-        recipe = replace(recipe, rate=1e-3, features=start.shape.features, hidden=start.shape.hidden)
+    more = corpora.imdb_unlabelled(options.data)
+    words = build_words([*data.texts, *more], 40000, least=3)
+    labelled = numbered(words, data, NAMES)
+    texts = [np.array(words.ids(text), dtype=np.int32) for text in more]
+    texts += [ids for ids in labelled.ids if len(ids) >= 12]
+    say(f"general: {len(data.texts)} labelled texts, {len(texts)} to read, {len(words)} ids")
+    start = read(texts, words, NAMES, options)
     model = train(
-        "general",
-        recipe,
-        words,
-        NAMES,
-        numbered(words, data, NAMES),
-        numbered(words, held, NAMES),
-        options,
-        start=start,
-        minutes=options.general_minutes,
-        spent=time.perf_counter(),
+        "general", GENERAL, words, NAMES, labelled, numbered(words, held, NAMES), options, start=start
     )
-    return {f"general: {name}": short(measured(model, test)) for name, test in tests.items()}
+    found = {name: measured(model, test) for name, test in tests.items()}
+    card = model_card(
+        GENERAL,
+        title="A model of sentiment",
+        data=GENERAL_DATA,
+        seed=options.seed,
+        seconds=time.process_time() - began,
+        measured=found,
+        command="python benchmarks/buzz.py DATA --only general",
+    )
+    (options.out / "general" / "buzz.md").write_text(card)
+    return {f"general: {name}": short(figure) for name, figure in found.items()}
 
 
 def bench_shipped(options: argparse.Namespace) -> dict[str, Any]:
@@ -274,66 +295,6 @@ def bench_shipped(options: argparse.Namespace) -> dict[str, Any]:
     found = {f"shipped: {name}": measured(model, test) for name, test in tests.items()}
     (options.out / "shipped.json").write_text(json.dumps({k: asdict(v) for k, v in found.items()}, indent=1))
     return {name: short(figure) for name, figure in found.items()}
-
-
-class Plain(nn.Module):
-    """What one would write with torch.nn: the same sizes, padded batches, the same pooling."""
-
-    def __init__(self, table: torch.Tensor, features: int, hidden: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(table)
-        self.gru = nn.GRU(features, hidden, bidirectional=True, batch_first=True)
-        self.readout = nn.Linear(4 * hidden, 3)
-
-    @torch.no_grad()
-    def forward(self, texts: list[np.ndarray]) -> torch.Tensor:
-        lengths = torch.tensor([max(1, len(ids)) for ids in texts])
-        ids = nn.utils.rnn.pad_sequence(
-            [torch.from_numpy(t.astype(np.int64)) for t in texts], batch_first=True
-        )
-        us = nn.utils.rnn.pack_padded_sequence(
-            F.embedding(ids, self.table), lengths, batch_first=True, enforce_sorted=False
-        )
-        vs, _ = nn.utils.rnn.pad_packed_sequence(self.gru(us)[0], batch_first=True, padding_value=-torch.inf)
-        largest = vs.amax(1)
-        mean = vs.masked_fill(vs == -torch.inf, 0).sum(1) / lengths[:, None]
-        return self.readout(torch.cat([largest, mean], -1))
-
-
-def bench_speed(options: argparse.Namespace) -> dict[str, Any]:
-    """Reviews a second, whole: words, pieces, network, answers; and the networks alone beside each other."""
-    model = Buzzometer.load(options.model)
-    texts = corpora.imdb(options.data, "test_public").texts[:2000]
-    threads = options.threads
-    plain = Plain(model.network.table.detach(), model.shape.features, model.shape.hidden)
-    ids = [np.array(model.words.ids(text), dtype=np.int32) for text in texts]
-    order = np.argsort([len(t) for t in ids])
-    found: dict[str, list[float]] = {"whole": [], "ours": [], "torch": [], "torch in order of length": []}
-    for _ in range(options.passes):
-        ns.set_threads(threads)
-        torch.set_num_threads(1)
-        found["whole"].append(_rate(lambda: model.score(texts), len(texts)))
-        found["ours"].append(_rate(lambda: model.logits(ids), len(ids)))
-        torch.set_num_threads(threads)
-        part = list(range(0, 2000, 5))
-        as_found = [[ids[i] for i in part[b : b + 64]] for b in range(0, len(part), 64)]
-        found["torch"].append(_rate(partial(_each, plain, as_found), len(part)))
-        part = [int(i) for i in order[::5]]
-        by_length = [[ids[i] for i in part[b : b + 64]] for b in range(0, len(part), 64)]
-        found["torch in order of length"].append(_rate(partial(_each, plain, by_length), len(part)))
-    rates = {name: round(float(np.median(values)), 1) for name, values in found.items()}
-    return {"speed": rates | {"times torch": round(rates["ours"] / rates["torch"], 2)}}
-
-
-def _each(network: nn.Module, batches: list[Any]) -> None:
-    for batch in batches:
-        network(batch)
-
-
-def _rate(work: Any, count: int) -> float:
-    began = time.perf_counter()
-    work()
-    return count / (time.perf_counter() - began)
 
 
 def mean(found: list[dict[str, float]]) -> dict[str, Any]:
@@ -348,7 +309,7 @@ PARTS = {
     "airline": bench_airline,
     "general": bench_general,
     "shipped": bench_shipped,
-    "speed": bench_speed,
+    "speed": lambda options: bench_speed(options, corpora.imdb(options.data, "test_public").texts[:2000]),
 }
 
 
@@ -364,9 +325,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--imdb-minutes", type=float, default=15.0)
     parser.add_argument("--reading-epochs", type=float, default=1.0)
-    parser.add_argument("--general-epochs", type=float, default=4.0)
-    parser.add_argument("--general-minutes", type=float, default=None)
-    parser.add_argument("--start", type=Path, default=None, help="model the general one begins from")
     parser.add_argument("--model", type=Path, default=None, help="model for shipped and speed")
     parser.add_argument("--passes", type=int, default=3)
     options = parser.parse_args()

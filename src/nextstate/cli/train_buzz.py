@@ -147,7 +147,6 @@ def train_buzz(
         title="A sentiment model",
         data=[f"{data.name}: {len(texts)} labelled texts; {len(train)} trained on, {len(held)} held back"],
         seed=seed,
-        steps=run.state.step,
         seconds=run.state.seconds,
         measured=measured,
         command=f"nextstate train buzz {data.name} --label-column {label_column} --seed {seed}",
