@@ -226,6 +226,10 @@ class DigitalStore:
             full = total(unit(("copy", s, self.cells - 1, a)) for a in range(1, self.program.symbols + 1))
             self._add(("over", s), full + self.moving(s, self.cells, 1) - 1, None)
             self.watch.append(("over", s))
+            pushed = [r for a in range(1, self.program.symbols + 1) for r in self._pushing(s, self.cells, a)]
+            if pushed:  # two symbols at once into a stack of a single cell
+                self._add(("spilt", s), total(pushed), None)
+                self.watch.append(("spilt", s))
         self._add("lost", unit("lost") + total(unit(name) for name in self.watch), None)
         self.watch.append("lost")
 
