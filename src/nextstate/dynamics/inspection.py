@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nextstate.accelerate import accelerate
+from nextstate.accelerate import accelerated
 from nextstate.cell import Cell
 from nextstate.checks import describe, refuse
 from nextstate.combine.wrapper import Combined
 from nextstate.dynamics.flow import step_map
 from nextstate.dynamics.gates import gates
-from nextstate.dynamics.gradients import moving, norms, quiet, reach_of
+from nextstate.dynamics.gradients import moving, norms, quiet, reach_of, unmoved
 from nextstate.dynamics.lyapunov import lyapunov
 from nextstate.dynamics.observe import Sequence, first_rows, names, observed
 from nextstate.dynamics.report import Part, Report
@@ -50,7 +50,7 @@ def inspect(
     Reported for every loop: how many steps back gradients reach (to 1 %), the largest Lyapunov exponents (up
     to 64, along the longest row), gates, forget times, what may help. Up to 16 rows are looked at.
 
-    Raises InputError if no recurrent loop runs, or the loss is not one number that depends on one.
+    Raises InputError if no recurrent loop runs or none has a floating state, or if the loss is not one number that depends on one.
 
     >>> import nextstate as ns
     >>> model = ns.SequenceClassifier(ns.Elman(3, 8), inputs=3, classes=2)
@@ -60,28 +60,29 @@ def inspect(
     """
     if not isinstance(module, nn.Module):
         refuse("inspect", f"expected a torch.nn.Module, got a {type(module).__name__}")
-    accelerated = accelerate(module)
-    try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad(), quiet():
-            with observed(probe=True) as sequences:
-                output = _call(module, batch)
-            sequences = [s for s in sequences if s.request.steps and s.request.batch]
-            if not sequences:
-                held = ", ".join(sorted({type(part).__name__ for part in module.modules()}))
-                refuse(
-                    "inspect",
-                    f"no recurrent loop ran inside {type(module).__name__} (made of {held}); cells are seen "
-                    "when nextstate.scan or fold runs them, layers of torch.nn in float32",
-                )
-            found = [None] * len(sequences) if loss is None else _loss_norms(loss(output), sequences)
-            parts = [
-                _part(name, sequence, norm)
-                for name, sequence, norm in zip(names(module, sequences), sequences, found, strict=True)
-                if moving(sequence.request.cell, sequence.request.us, sequence.request.s0)
-            ]
-            return Report(tuple(parts))
-    finally:
-        accelerated.undo()
+    with accelerated(module), torch.random.fork_rng(devices=[]), torch.enable_grad(), quiet():
+        with observed(probe=True) as sequences:
+            output = _call(module, batch)
+        ran, sequences = sequences, [s for s in sequences if s.request.steps and s.request.batch]
+        if ran and not sequences:
+            shape = f"{ran[0].request.steps} steps and {ran[0].request.batch} rows"
+            refuse("inspect", f"{type(ran[0].request.cell).__name__} got {shape}; there must be some")
+        if not sequences:
+            held = ", ".join(sorted({type(part).__name__ for part in module.modules()}))
+            refuse(
+                "inspect",
+                f"no recurrent loop ran inside {type(module).__name__} (made of {held}); cells are seen "
+                "when nextstate.scan or fold runs them, layers of torch.nn in float32",
+            )
+        found = [None] * len(sequences) if loss is None else _loss_norms(loss(output), sequences)
+        parts = [
+            _part(name, sequence, norm)
+            for name, sequence, norm in zip(names(module, sequences), sequences, found, strict=True)
+            if moving(sequence.request.cell, sequence.request.us, sequence.request.s0)
+        ]
+        if not parts:
+            refuse("inspect", unmoved(sequences[0].request))
+        return Report(tuple(parts))
 
 
 def _call(module: nn.Module, batch: Any) -> Any:

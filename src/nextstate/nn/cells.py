@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from nextstate.cell import Cell
 from nextstate.cells import LSTMState
-from nextstate.nn.layers import ours, transformed
+from nextstate.nn.layers import ours, scriptable, transformed
 from nextstate.nn.views import cell_of
 from nextstate.run import scan
 
@@ -28,6 +28,9 @@ class RNNCell(nn.RNNCell):
         if torch.compiler.is_compiling() or not fits(self, input, None if hx is None else (hx,)):
             return super().forward(input, hx)
         return _step(self, input, None if hx is None else (hx,))[0]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return scriptable(self)
 
     def cell(self) -> Cell:
         """The `nextstate.Elman` with the parameters of this one."""
@@ -53,6 +56,9 @@ class GRUCell(nn.GRUCell):
             return super().forward(input, hx)
         return _step(self, input, None if hx is None else (hx,))[0]
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        return scriptable(self)
+
     def cell(self) -> Cell:
         """The `nextstate.GRU` with the parameters of this one."""
         return cell_of(self)
@@ -77,6 +83,9 @@ class LSTMCell(nn.LSTMCell):
         h, c = _step(self, input, hx)
         return h, c
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        return scriptable(self)
+
     def cell(self) -> Cell:
         """The `nextstate.LSTM` with the parameters of this one."""
         return cell_of(self)
@@ -87,6 +96,8 @@ def fits(cell: nn.RNNCellBase, input: Tensor, hx: tuple[Tensor, ...] | None) -> 
 
     A single step with a gradient stays with torch: a graph node for every step costs more than its kernels.
     """
+    if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
+        return False
     if torch.is_grad_enabled() and not transformed():
         return False
     if not isinstance(input, Tensor) or input.dim() not in (1, 2) or not input.numel():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +15,14 @@ from torch.nn.utils.rnn import PackedSequence
 
 from nextstate.cell import Cell
 from nextstate.cells import LSTMState
+from nextstate.checks import FallbackWarning
 from nextstate.engines.registry import MissingCpuEngine
 from nextstate.lengths import reverse_valid
 from nextstate.nn.views import cells_of
 from nextstate.run import ENGINES, scan
 
+MARK = "_accelerated"
+"""An attribute of the layers that `nextstate.accelerate` changed: copies and pickles can be undone too."""
 COMPILED = not isinstance(ENGINES["cpu"], MissingCpuEngine)
 
 
@@ -39,6 +44,9 @@ class RNN(nn.RNN):
         if torch.compiler.is_dynamo_compiling() and isinstance(input, Tensor):
             return place(self, input, hx)
         return call(self, input, hx)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return scriptable(self)
 
     def cells(self) -> tuple[Cell, ...]:
         """The `nextstate.Elman` cells of this layer; see `GRU.cells`."""
@@ -67,6 +75,9 @@ class GRU(nn.GRU):
         if torch.compiler.is_dynamo_compiling() and isinstance(input, Tensor):
             return place(self, input, hx)
         return call(self, input, hx)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return scriptable(self)
 
     def cells(self) -> tuple[Cell, ...]:
         """The cells of this layer, in torch's order (l0, l0_reverse, l1, ...), with its very parameters.
@@ -102,6 +113,9 @@ class LSTM(nn.LSTM):
             return place(self, input, hx)
         return call(self, input, hx)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        return scriptable(self)
+
     def cells(self) -> tuple[Cell, ...]:
         """The `nextstate.LSTM` (or `ProjectedLSTM`) cells of this layer; see `GRU.cells`."""
         return cells_of(self)
@@ -119,6 +133,21 @@ def call(layer: nn.RNNBase, input: Any, hx: Any) -> Any:
             layer.check_forward_args(input.data, hx, input.batch_sizes)
     kind: Any = next(kind for kind in (nn.GRU, nn.LSTM, nn.RNN) if isinstance(layer, kind))
     return kind.forward(layer, input, hx)
+
+
+def scriptable(layer: nn.Module) -> nn.Module:
+    """torch's own layer on the same parameters, for TorchScript: our code is not of its language.
+
+    `torch.jit.script` puts it into the model that it is given, too.
+    """
+    twin = copy.copy(layer)
+    twin.__class__ = next(kind for kind in type(layer).__mro__ if kind.__module__ == nn.GRU.__module__)
+    vars(twin).pop(MARK, None)
+    kind = twin.__class__.__name__
+    warnings.warn(
+        f"torch.jit.script turned a {kind} back into torch.nn.{kind}", FallbackWarning, stacklevel=2
+    )
+    return twin
 
 
 def place(layer: nn.RNNBase, input: Tensor, hx: Any) -> Any:
@@ -152,8 +181,6 @@ def transformed() -> bool:
 
 def ours(*tensors: Tensor) -> bool:
     """Whether tensors of this kind are run by this library rather than by torch's own code."""
-    if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
-        return False
     if transformed():
         return True
     plain = all(x.dtype is torch.float32 and x.is_cpu for x in tensors)
@@ -162,6 +189,8 @@ def ours(*tensors: Tensor) -> bool:
 
 def fits(layer: nn.RNNBase, input: Any, hx: tuple[Tensor, ...] | None) -> bool:
     """Whether a call is well formed and ours to run; torch's own code does the rest, refusals included."""
+    if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
+        return False  # first of all: a look at shapes would be recorded
     packed = isinstance(input, PackedSequence)
     data = input.data if packed else input
     if not isinstance(data, Tensor) or data.dim() not in ((2,) if packed else (2, 3)):
