@@ -21,7 +21,7 @@ function fields(schema, all, done = new Set()) {
     html("td", { class: "soft" }, required.includes(field) ? "" : about.default === undefined ? "optional" : `default ${JSON.stringify(about.default)}`)));
   const named = Object.values(properties).flatMap(about => [about, about.items, about.additionalProperties, about.additionalProperties?.items])
     .filter(about => about?.$ref);
-  return [html("p", {}, html("strong", {}, name), ` ${description}`), html("table", { class: "fields" }, html("tbody", {}, ...rows)),
+  return [html("p", {}, html("strong", {}, name), ` ${description.replaceAll("`", "")}`), html("table", { class: "fields" }, html("tbody", {}, ...rows)),
     ...named.flatMap(about => fields(about, all, done))];
 }
 
@@ -33,7 +33,7 @@ function endpoint(path, method, about, all) {
   const place = new URL(path.slice(1), document.baseURI);
   const call = sent ? `curl ${place} -H 'content-type: application/json' -d '${example(path)}'` : `curl ${place}`;
   return html("section", { class: "card" },
-    html("h2", {}, html("span", { class: "method" }, method.toUpperCase()), ` ${path}`), html("p", {}, about.description ?? ""),
+    html("h2", {}, html("span", { class: "method" }, method.toUpperCase()), ` ${path}`), html("p", {}, (about.description ?? "").replaceAll("`", "")),
     html("pre", { tabindex: 0 }, call), ...(sent ? fields(sent, all) : []),
     html("details", {}, html("summary", {}, "Answer"), ...(got ? fields(got, all) : [html("p", {}, "Text, as it is written.")])),
     ...(refused.length ? [html("details", {}, html("summary", {}, "Refusals: {\"error\": sentence}"),

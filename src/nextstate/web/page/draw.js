@@ -66,7 +66,7 @@ function overTime(place, index) {
     const names = ["day", "posts", "mean score", `${sure} interval`, "changed by"].map(name => html("th", { scope: "col" }, name));
     place.append(html("figure", { class: "topic" },
       html("figcaption", {}, html("h3", {}, topic),
-        html("span", { class: "soft" }, `${count.format(posts)} posts. ${told ? `Changed on ${told}.` : "No day changed."}`)),
+        html("span", { class: "soft" }, `${count.format(posts)} posts on ${count.format(entries.length)} ${entries.length === 1 ? "day" : "days"}. ${told ? `Changed on ${told}.` : "No day changed."}`)),
       picture,
       html("details", {}, html("summary", {}, `Figures of ${topic}`),
         html("div", { class: "scroll", tabindex: 0 },
@@ -90,6 +90,10 @@ function days(entries, width, first, last, told) {
   }
   for (const run of runs) {
     const known = run.filter(entry => entry.low !== null);
+    if (known.length === 1) {
+      const [{ day, low, high }] = known;
+      parts.push(svg("line", { class: "whisker", x1: x(day), x2: x(day), y1: y(low), y2: y(high) }));
+    }
     const edge = [...known.map(e => `${x(e.day)},${y(e.high)}`), ...known.toReversed().map(e => `${x(e.day)},${y(e.low)}`)];
     parts.push(svg("polygon", { class: "band", points: edge.join(" ") }));
     parts.push(svg("polyline", { class: "line", points: run.map(e => `${x(e.day)},${y(e.mean)}`).join(" ") }));

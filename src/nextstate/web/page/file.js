@@ -201,6 +201,7 @@ $("cancel").addEventListener("click", () => {
   $("summary").textContent = "Stopped; nothing is kept.";
 });
 for (const name of ["dragover", "dragleave", "drop"]) document.addEventListener(name, event => {
+  if (!event.dataTransfer.types.includes("Files")) return;
   event.preventDefault();
   document.body.classList.toggle("over", name === "dragover");
   if (name === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);

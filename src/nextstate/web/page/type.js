@@ -54,7 +54,7 @@ async function typed() {
     $("gauge").removeAttribute("aria-valuetext");
     $("verdict").textContent = "no text yet";
     $("detail").textContent = "from −1, negative, to +1, positive";
-    for (const id of ["shares", "words", "strongest"]) $(id).replaceChildren();
+    for (const id of ["shares", "words", "strongest", "told"]) $(id).replaceChildren();
     return;
   }
   try {
@@ -63,6 +63,8 @@ async function typed() {
     await pause(160, signal);
     if (Array.from(text).length <= limits.explained) showWords(text, await ask("explain", { text }, signal));
     else $("strongest").replaceChildren($("words").textContent = "");
+    await pause(500, signal);  // read aloud only when the typing rests
+    $("told").textContent = $("gauge").getAttribute("aria-valuetext");
   } catch (error) {
     if (!signal.aborted) $("type-error").textContent = error.message;
   }
