@@ -158,6 +158,14 @@ def test_deep_stacks_in_digital_and_limbs_are_refused() -> None:
         assert deep < lost.value.step / 2 <= deep + 2
 
 
+@pytest.mark.parametrize("memory", ["digital", "limbs", "cantor"])
+def test_a_stack_of_one_symbol_refuses_the_second(memory: str) -> None:
+    """A move that pushes two symbols at once must not lose the lower one in silence."""
+    net = compile(busy_beaver(2), memory=memory, depth=1)
+    with pytest.raises(ExactnessLost):
+        net.run(limit=50)
+
+
 def test_grow_and_digital_hold_the_same_numbers() -> None:
     machine = busy_beaver(3)
     grown, fixed = compile(machine, memory="grow"), compile(machine, memory="digital", depth=16)

@@ -6,7 +6,18 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nextstate.machines.words import STUCK, Letter, State, Table, Word, check_word, repeated, report, unknown
+from nextstate.machines.words import (
+    STUCK,
+    Letter,
+    State,
+    Table,
+    Word,
+    check_word,
+    names,
+    repeated,
+    report,
+    unknown,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class DFA:
 
     def __post_init__(self) -> None:
         _freeze(self)
-        object.__setattr__(self, "accepting", frozenset(self.accepting))
+        object.__setattr__(self, "accepting", frozenset(names("DFA", "accepting", self.accepting)))
         report("DFA", _faults(self) + unknown("state", self.accepting, self.states, "accepting"))
 
     @classmethod
@@ -196,7 +207,7 @@ def _rows(kind: str, alphabet: Sequence[Letter], rows: Mapping[Any, Sequence[Any
 
 def _freeze(machine: Any) -> None:
     for field in ("alphabet", "states"):
-        object.__setattr__(machine, field, tuple(getattr(machine, field)))
+        object.__setattr__(machine, field, names(type(machine).__name__, field, getattr(machine, field)))
     object.__setattr__(machine, "transitions", Table(machine.transitions))
 
 

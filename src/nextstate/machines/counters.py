@@ -15,6 +15,7 @@ from nextstate.machines.words import (
     Table,
     Word,
     check_word,
+    names,
     repeated,
     report,
     unknown,
@@ -57,7 +58,8 @@ class CounterMachine:
 
     def __post_init__(self) -> None:
         for field in ("alphabet", "states"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+            object.__setattr__(self, field, names("CounterMachine", field, getattr(self, field)))
+        report("CounterMachine", _malformed(self))
         object.__setattr__(self, "accepting", _with_tests(self.accepting, "*" * self.counters))
         table = {key: (*value, None) if len(value) == 2 else value for key, value in self.transitions.items()}
         object.__setattr__(self, "transitions", Table(table))
@@ -127,9 +129,25 @@ def overlap(left: Iterable[Any], right: Iterable[Any]) -> bool:
     return all(x == y or "*" in (x, y) for x, y in zip(left, right, strict=True))
 
 
+def _malformed(machine: CounterMachine) -> list[str]:
+    """What cannot be looked into any further."""
+    if not isinstance(machine.counters, int) or machine.counters < 0:
+        return [f"counters is {machine.counters!r}; expected a whole number"]
+    return [
+        f"transition {key!r} -> {value!r} is not (state, letter, tests) -> (state, steps[, output])"
+        for key, value in machine.transitions.items()
+        if not (isinstance(key, tuple) and isinstance(value, tuple))
+        or (len(key), len(value)) not in ((3, 2), (3, 3))
+        or not (isinstance(key[2], str) and isinstance(value[1], tuple))
+        or not all(isinstance(step, int) for step in value[1])
+    ]
+
+
 def _faults(machine: CounterMachine) -> list[str]:
     k = machine.counters
     faults = repeated("letter", machine.alphabet) + repeated("state", machine.states)
+    if not machine.alphabet:
+        faults.append("the alphabet is empty")
     faults += unknown("state", [machine.start], machine.states, "start")
     faults += unknown("state", machine.accepting, machine.states, "accepting")
     for state, tests in machine.accepting.items():

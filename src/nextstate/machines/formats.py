@@ -84,9 +84,10 @@ def to_text(machine: Machine) -> str:
     lines += [f"output {_name(q)} {_name(x)}" for q, x in record.get("outputs", [])]
     write = _WRITERS[record["kind"]]
     lines += [write(row) for row in record["transitions"]]
-    if any(line.startswith("#") for line in lines):
-        refuse("to_text", "a state whose name begins with '#' would be read as a comment; use JSON")
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    if not _comes_back(text, record):
+        refuse("to_text", "a name in this machine would be read as something else; use JSON")
+    return text
 
 
 def from_text(text: str) -> Machine:
@@ -118,9 +119,9 @@ def from_text(text: str) -> Machine:
             refuse(
                 "from_text", f"the line {line!r} is not of a {kind} machine; see nextstate.machines.to_text"
             )
-    if kind in ("counters", "pda") and all(isinstance(row, str) for row in record["accepting"]):
-        count = record.get("counters", record.get("stacks", 1))
-        record["accepting"] = [(q, ["*"] * count) for q in record["accepting"]]
+    if kind in ("counters", "pda"):
+        always = ["*"] * record.get("counters", record.get("stacks", 1))
+        record["accepting"] = [(q, always) if isinstance(q, str) else q for q in record["accepting"]]
     if "states" not in record:
         ends = [q for row in record["transitions"] for q in _ends(kind, row)]
         named = [
@@ -145,8 +146,14 @@ def save(machine: Machine, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> Machine:
-    """Read a machine from a file: JSON if it begins with a brace, else text."""
-    text = Path(path).read_text(encoding="utf-8")
+    """Read a machine from a file: JSON if it begins with a brace, else text.
+
+    Raises InputError if there is no such file or no machine in it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        refuse("load", f"{path} is no machine: {error}")
     return from_json(text) if text.lstrip().startswith("{") else from_text(text)
 
 
@@ -229,9 +236,27 @@ def _name(name: Any) -> str:
     return text
 
 
+def _comes_back(text: str, record: Any) -> bool:
+    """Whether a text is read as the machine of a record, with all its names as text."""
+
+    def spoken(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: spoken(value) for key, value in part.items()}
+        if isinstance(part, list | tuple):
+            return [spoken(value) for value in part]
+        return None if part is None else str(part)
+
+    try:
+        return bool(spoken(_record(from_text(text))) == spoken(record))
+    except ValueError:
+        return False
+
+
 def _accept(word: str, kind: str) -> Any:
-    state, mark, tests = word.partition(":")
-    return (state, [EMPTY if t == _NONE else t for t in tests]) if mark else word
+    state, mark, tests = word.rpartition(":")
+    if not mark or kind not in ("counters", "pda"):
+        return word
+    return state, [EMPTY if t == _NONE else t for t in tests]
 
 
 def _read_plain(words: list[str]) -> list[Any]:

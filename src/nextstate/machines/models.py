@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nextstate.cells import GRU, LSTM, Elman
-from nextstate.checks import refuse
+from nextstate.checks import InputError, refuse
 from nextstate.machines.compiling.compiled import Compiled
 from nextstate.machines.compiling.compiler import compile
 from nextstate.machines.extraction.observed import Recogniser
@@ -58,7 +58,6 @@ def save_model(network: Compiled | Recogniser, path: str | Path) -> None:
         about = {
             "nextstate": "recogniser",
             "cell": cell,
-            "hidden": network.cell.hidden_size,
             "alphabet": list(network.alphabet),
         }
         tensors = network.state_dict()
@@ -70,7 +69,7 @@ def save_model(network: Compiled | Recogniser, path: str | Path) -> None:
 def load_model(path: str | Path) -> Compiled | Recogniser:
     """Read what `save_model` wrote: the network of the weights in the file.
 
-    Raises InputError if the file is none.
+    Raises InputError if the file is none, or if its weights do not fit what it says they are.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -78,11 +77,20 @@ def load_model(path: str | Path) -> Compiled | Recogniser:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         refuse("load_model", f"{path} is no model: {error}")
-    if about.get("nextstate") == "compiled machine":
-        return _compiled(about, tensors)
-    if about.get("nextstate") != "recogniser":
+    kind = about.get("nextstate") if isinstance(about, dict) else None
+    if kind not in ("compiled machine", "recogniser"):
         refuse("load_model", f"{path} holds neither a compiled machine nor a recogniser")
-    network = Recogniser(_CELLS[about["cell"]](len(about["alphabet"]), about["hidden"]), about["alphabet"])
+    try:
+        return _compiled(about, tensors) if kind == "compiled machine" else _recogniser(about, tensors)
+    except InputError as error:
+        refuse("load_model", f"{path} is no {kind}: {error}")
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        refuse("load_model", f"{path} is no {kind}: {type(error).__name__}: {error}")
+
+
+def _recogniser(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> Recogniser:
+    width = tensors["readout.weight"].shape[-1]
+    network = Recogniser(_CELLS[about["cell"]](len(about["alphabet"]), width), about["alphabet"])
     network.load_state_dict(tensors)
     return network
 
@@ -97,6 +105,7 @@ def _compiled(about: Mapping[str, Any], tensors: dict[str, Tensor]) -> Compiled:
         gain=about["gain"],
         depth=about["depth"],
     )
-    assert network.cell is not None
+    if network.cell is None:
+        refuse("compile", "exact rationals are no tensors")
     network.cell.load_state_dict(tensors)
     return network

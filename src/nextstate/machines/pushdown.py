@@ -17,6 +17,7 @@ from nextstate.machines.words import (
     Table,
     Word,
     check_word,
+    names,
     repeated,
     report,
     unknown,
@@ -64,7 +65,8 @@ class PDA:
 
     def __post_init__(self) -> None:
         for field in ("alphabet", "symbols", "states"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+            object.__setattr__(self, field, names("PDA", field, getattr(self, field)))
+        report("PDA", _malformed(self))
         accepting: Any = self.accepting
         if not isinstance(accepting, Mapping):
             accepting = dict.fromkeys(accepting, (ANY,) * self.stacks)
@@ -159,6 +161,20 @@ def _normal(transitions: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def _nested(pushes: Any) -> bool:
     return isinstance(pushes, tuple) and any(isinstance(p, tuple) for p in pushes)
+
+
+def _malformed(machine: PDA) -> list[str]:
+    """What cannot be looked into any further."""
+    if not isinstance(machine.stacks, int) or machine.stacks < 1:
+        return [f"stacks is {machine.stacks!r}; expected a whole number >= 1"]
+    return [
+        f"transition {key!r} -> {value!r} is not (state, letter, tops) -> (state, pushes[, output])"
+        for key, value in machine.transitions.items()
+        if not (isinstance(key, tuple) and isinstance(value, tuple))
+        or (len(key), len(value)) not in ((3, 2), (3, 3))
+        or not (isinstance(key[2], str | tuple) and isinstance(value[1], str | tuple | list))
+        or not all(isinstance(push, str | tuple | list) for push in value[1])
+    ]
 
 
 def _faults(machine: PDA) -> list[str]:

@@ -28,7 +28,10 @@ def regex(pattern: str, alphabet: Sequence[str]) -> DFA:
     >>> len(machine.states), machine.accepts("0110"), machine.accepts("0")
     (2, True, False)
     """
-    fragment = _Parser(pattern, tuple(alphabet)).parse()
+    try:
+        fragment = _Parser(pattern, tuple(alphabet)).parse()
+    except RecursionError:
+        refuse("regex", f"the groups of {pattern[:20]!r}... are nested too deep to be read")
     return minimise(fragment.determinise())  # type: ignore[return-value]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nextstate.checks import refuse
-from nextstate.machines.words import State, Table, Word, check_word, repeated, report, unknown
+from nextstate.machines.words import State, Table, Word, check_word, names, repeated, report, unknown
 
 
 class Taped(NamedTuple):
@@ -48,8 +48,9 @@ class TuringMachine:
 
     def __post_init__(self) -> None:
         for field in ("symbols", "states"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-        object.__setattr__(self, "accepting", frozenset(self.accepting))
+            object.__setattr__(self, field, names("TuringMachine", field, getattr(self, field)))
+        accepting = frozenset(names("TuringMachine", "accepting", self.accepting))
+        object.__setattr__(self, "accepting", accepting)
         object.__setattr__(self, "transitions", Table(self.transitions))
         report("TuringMachine", _faults(self))
 

@@ -58,6 +58,16 @@ def report(machine: str, faults: list[str]) -> None:
         refuse(machine, f"{len(faults)} fault{'s' * (len(faults) > 1)}: " + "; ".join(faults))
 
 
+def names(machine: str, what: str, given: Any) -> tuple[Any, ...]:
+    """A list of names as a tuple; refused if it is none, or if one of them cannot be hashed."""
+    try:
+        listed = tuple(given)
+        hash(listed)
+    except TypeError:
+        refuse(machine, f"{what} is {given!r}; expected a sequence of names, such as text or whole numbers")
+    return listed
+
+
 def repeated(what: str, names: Sequence[Any]) -> list[str]:
     doubles = {name for name in names if list(names).count(name) > 1}
     return [f"{what} {name!r} is listed twice" for name in sorted(doubles, key=repr)]
@@ -70,7 +80,7 @@ def unknown(what: str, names: Iterable[Any], known: Iterable[Any], where: str) -
 
 
 def check_word(machine: str, word: Word, alphabet: Iterable[Any]) -> None:
-    letters = tuple(alphabet)
-    strange = dict.fromkeys(letter for letter in word if letter not in letters)
+    known = dict.fromkeys(alphabet)
+    strange = dict.fromkeys(letter for letter in names(machine, "the word", word) if letter not in known)
     if strange:
-        refuse(machine, f"the word {word!r} holds {list(strange)}, outside the alphabet {list(letters)}")
+        refuse(machine, f"the word {word!r} holds {list(strange)}, outside the alphabet {list(known)}")

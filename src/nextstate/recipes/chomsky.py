@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -104,13 +103,14 @@ class Writer(nn.Module):
 
     @torch.no_grad()
     def answer(self, batch: WordBatch) -> Tensor:
-        """The best symbol at every place [T, B]; a stack is made as deep as the longest word."""
-        if not isinstance(self.cell, StackRNN):
+        """The best symbol at every place [T, B]; for words longer than the trained ones a stack is deeper."""
+        longest = len(batch.ids)
+        if not isinstance(self.cell, StackRNN) or longest <= 2 * LONGEST + 1:
             return self(batch.ids, batch.lengths).argmax(-1)
-        depth, self.cell.depth = self.cell.depth, len(batch.ids) + 2
+        depth, self.cell.depth = self.cell.depth, longest + 2
         try:
             # the CPU engine would compile each depth anew, and has no room for hundreds of cells
-            with engine("reference") if self.cell.depth > 100 else nullcontext():
+            with engine("reference"):
                 return self(batch.ids, batch.lengths).argmax(-1)
         finally:
             self.cell.depth = depth

@@ -89,6 +89,11 @@ def compile(
         refuse("compile", f"gain={gain} is of tanh; activation is {activation!r}")
     slack = None
     if gain is not None:
+        most = torch.finfo(dtype).max / (8 * (load(blueprint) + 4))
+        if gain > most:
+            refuse(
+                "compile", f"gain={gain} makes weights that {dtype} does not hold; take at most {most:.6g}"
+            )
         slack = certified_slack(blueprint, gain, dtype)
         if slack is None:
             least = smallest_gain(load(blueprint))
@@ -260,6 +265,8 @@ def _check(
         faults.append(f"depth={depth!r}; expected an integer >= 1")
     if depth is not None and (isinstance(machine, DFA | Moore | Mealy) or memory in ("grow", "fraction")):
         faults.append(f"depth={depth} given, but nothing here has a bounded depth")
+    if gain is not None and not (isinstance(gain, int | float) and gain > 0):
+        faults.append(f"gain={gain!r}; expected a number > 0")
     if gain is not None and memory in ("grow", "fraction", "cantor", "limbs"):
         faults.append(f"gain={gain} is of tanh; memory={memory!r} is not carried by it")
     if faults:

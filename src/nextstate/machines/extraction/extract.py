@@ -73,7 +73,7 @@ def extract(
     A proof may take up to `boxes` boxes (its time grows with their square).
     The machine returned is minimal. Never take it for the network where the status is not "proved".
 
-    Raises InputError for an unknown method or one whose library is missing.
+    Raises InputError for an unknown method or one whose library is missing, and for numbers out of range.
     Source: Angluin 1987; Rivest and Schapire 1993; Weiss, Goldberg and Yahav 2018.
 
     >>> from nextstate.machines import compile, regex, equivalent
@@ -87,6 +87,7 @@ def extract(
     methods = ("auto", "reach", "lstar", "kv")
     if method not in methods:
         refuse("extract", f"method={method!r}; there are {methods}")
+    _check(epsilon, delta, longest=longest, near=near, states=states, rounds=rounds, boxes=boxes)
     seen = observe(network, alphabet)
     if method in ("auto", "reach"):
         limit = 20_000 if method == "reach" or isinstance(network, Compiled) else 200
@@ -131,6 +132,23 @@ def extract(
         delta if status == "pac" else None,
         proof,
     )
+
+
+def _check(epsilon: float | None, delta: float, **counts: int) -> None:
+    """Refuse numbers that no search can be run with."""
+    faults = [
+        f"{name}={share!r}; expected more than 0 and at most 1"
+        for name, share in (("epsilon", epsilon), ("delta", delta))
+        if share is not None and not 0 < share <= 1
+    ]
+    least = {"near": 1, "states": 1, "rounds": 1}
+    faults += [
+        f"{name}={count!r}; expected a whole number >= {least.get(name, 0)}"
+        for name, count in counts.items()
+        if not isinstance(count, int) or count < least.get(name, 0)
+    ]
+    if faults:
+        refuse("extract", "; ".join(faults))
 
 
 class _Oracle:

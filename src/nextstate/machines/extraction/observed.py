@@ -132,13 +132,21 @@ class BlackBox:
 
     def labels(self, states: Tensor) -> list[Any]:
         words = [tuple(self.alphabet[a] for a in row) for row in states.tolist()]
-        return [bool(label) if isinstance(label, int) else label for label in self.answer(words)]
+        answers = self.answer(words)
+        found = list(answers.tolist() if isinstance(answers, Tensor) else answers)
+        if len(found) != len(words):
+            refuse(
+                "extract", f"the function gave {len(found)} labels for {len(words)} words; one each is due"
+            )
+        return [bool(label) if isinstance(label, int) else label for label in found]
 
 
 def observe(network: Any, alphabet: Sequence[Any] | None = None) -> Observed:
     """A network as extraction sees it; `alphabet` is needed for a plain function of words."""
     if isinstance(network, Compiled):
         network = CompiledObserved(network)
+    elif isinstance(network, Cell):
+        refuse("extract", f"a {type(network).__name__} shows nothing; give Recogniser(cell, alphabet)")
     elif not hasattr(network, "labels"):
         if not callable(network) or alphabet is None:
             refuse("extract", f"a {type(network).__name__} needs to be a function of words, with an alphabet")
