@@ -107,6 +107,14 @@ def test_reach_of_known_decay() -> None:
     assert reach(cell(0.0), us).rate == -math.inf
 
 
+def test_a_gradient_that_overflows_or_is_lost_is_not_taken_for_one_that_arrives() -> None:
+    wild = ns.FunctionCell(lambda u, s: (1e3 * s,) * 2, lambda b, **kw: torch.zeros(b, 2, **kw))
+    found = reach(wild, torch.zeros(40, 1, 1))
+    assert found.most == math.inf
+    lost = reach(ns.GRU(2, 3), torch.full((5, 1, 2), math.nan))
+    assert (lost.steps(), lost.full(), lost.most) == (0, False, math.inf)
+
+
 def test_measuring_moves_no_random_generator_and_no_flag() -> None:
     cell, us = ns.Zoneout(ns.GRU(2, 4), 0.3), torch.randn(5, 2, 2)
     before = torch.get_rng_state()
@@ -175,11 +183,19 @@ def test_an_observer_changes_nothing_and_keeps_a_forced_engine() -> None:
         ns.scan(opaque, us)
 
 
+COUNTER = ns.FunctionCell(lambda u, s: (u, s + 1), lambda b, **kw: torch.zeros(b, 1, dtype=torch.int64))
+
+
 @pytest.mark.parametrize(
     ("attempt", "told"),
     [
         (lambda: gradient_norms(ns.GRU(2, 3), torch.zeros(5, 1, 2), lambda vs, s: vs), "expected one number"),
         (lambda: gradient_norms(ns.GRU(2, 3), torch.zeros(5, 1, 2), lambda vs, s: 1.0), "the loss is float"),
+        (lambda: gradient_norms(ns.GRU(2, 3), torch.zeros(0, 1, 2), lambda vs, s: s.sum()), "us has 0 steps"),
+        (
+            lambda: gradient_norms(COUNTER, torch.zeros(5, 1, 1), lambda vs, s: vs.sum()),
+            "FunctionCell has no floating state",
+        ),
         (lambda: reach(ns.GRU(2, 3), torch.zeros(5, 1, 2), lengths=torch.tensor([0])), "none of which"),
         (
             lambda: reach(BY_NAME["two lambdas without memory"].make(2, 3), torch.zeros(5, 1, 2)),

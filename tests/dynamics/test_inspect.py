@@ -103,12 +103,26 @@ def test_json_and_pictures(tmp_path) -> None:
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_gradient_that_overflows_is_reported_and_drawn(tmp_path) -> None:
+    wild = ns.FunctionCell(lambda u, s: (1e3 * s,) * 2, lambda b, **kw: torch.zeros(b, 2, **kw))
+    report = ns.inspect(wild, torch.zeros(40, 1, 1))
+    assert "gradients grow up to inf times" in str(report)
+    assert json.loads(json.dumps(report.json(), allow_nan=False))["parts"][0]["gradient_growth"] is None
+    [path] = report.draw(tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+COUNTER = ns.FunctionCell(lambda u, s: (u, s + 1), lambda b, **kw: torch.zeros(b, 1, dtype=torch.int64))
+
+
 @pytest.mark.parametrize(
     ("attempt", "told"),
     [
         (lambda: ns.inspect(nn.Linear(3, 2), torch.randn(4, 3)), "no recurrent loop ran inside Linear"),
         (lambda: ns.inspect(3, torch.randn(4, 3)), "expected a torch.nn.Module, got a int"),
         (lambda: ns.inspect(Torch(), torch.randn(2, 9, 3), loss=lambda out: out), "expected one number"),
+        (lambda: ns.inspect(ns.GRU(3, 2), torch.randn(0, 2, 3)), "GRU got 0 steps and 2 rows"),
+        (lambda: ns.inspect(COUNTER, torch.zeros(4, 1, 1)), "FunctionCell has no floating state"),
         (lambda: ns.inspect(ns.GRU(3, 2), torch.randn(4, 3, 2)), "expected \\[B, 3\\]"),
     ],
 )

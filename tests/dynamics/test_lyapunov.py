@@ -72,6 +72,21 @@ def test_fresh_gaussian_matrices_have_newmans_exponents() -> None:
     assert ((found.exponents - expected).abs() < 4.5 * found.errors).all()
 
 
+def test_a_large_gaussian_matrix_has_ginibres_exponents() -> None:
+    size, gain, found = 100, 0.9, []
+    for _ in range(2):
+        w = matrix(size, gain)
+        cell = autonomous(lambda s, w=w: s @ w.T, torch.randn(1, size).double())
+        spectrum = lyapunov(cell, nothing(300), settle=100)
+        assert spectrum.log_det == pytest.approx(float(torch.linalg.slogdet(w)[1]))
+        found.append(spectrum.exponents)
+    share = (torch.arange(size) + 0.5) / size
+    expected = math.log(gain) + 0.5 * (1 - share).log()
+    mean = torch.stack(found).mean(0)
+    assert near(mean[5:90], expected[5:90], 0.1)
+    assert float(mean.mean()) == pytest.approx(math.log(gain) - 0.5, abs=0.03)
+
+
 def test_henon_and_logistic_map() -> None:
     found = lyapunov(autonomous(henon, torch.tensor([[0.1, 0.1]]).double()), nothing(6000), settle=200)
     assert float(found.exponents.sum()) == pytest.approx(math.log(0.3), abs=1e-9)
@@ -129,6 +144,29 @@ def test_minus_infinity_where_it_is_and_never_nan() -> None:
         assert not one.errors.isnan().any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_direction_that_is_wiped_out_is_counted(dtype: torch.dtype) -> None:
+    """Also among many units, where rounding leaves something of it."""
+    size = 128
+    alive = (torch.arange(size) % 3 > 0).to(dtype)
+    w = matrix(size, 1.2).to(dtype)
+    cell = autonomous(lambda s: torch.tanh(s @ w) * alive, torch.randn(1, size).to(dtype))
+    found = lyapunov(cell, nothing(60).to(dtype))
+    lost = int((alive == 0).sum())
+    assert (found.exponents[-lost:] == -math.inf).all()
+    assert found.exponents[-lost - 1] > -10
+
+
+def test_few_exponents_are_found_below_the_precision_of_the_cell() -> None:
+    """A direction that falls by 1e-9 in a step of float32."""
+    scale = torch.tensor([1.0, 1e-3, 1e-9, 1e-12])
+    q = torch.linalg.qr(torch.randn(4, 4))[0]
+    cell = autonomous(lambda s: scale * (s @ q.T), torch.randn(1, 4))
+    everything, few = (lyapunov(cell, nothing(40).float(), count=k) for k in (4, 3))
+    assert near(few.exponents, everything.exponents[:3], 1e-3)
+    assert everything.exponents[2] < -15
+
+
 matrix_with_dead_unit = torch.tensor(
     [[0.5, 0.2, -1, -1], [0.3, 0.6, -1, -1], [0.1, 0.1, -1, -1], [0.1, 0.1, -1, -1]]
 ).double()
@@ -147,9 +185,13 @@ def test_default_start_of_torch_forgets_in_two_steps() -> None:
 
 TABLE = {
     (1.2, 0.0): (0.24951, 0.01648, -0.5431, 0.00024, 0.056, (-0.043, -0.147, -0.377, -0.766)),
+    (1.5, 0.0): (0.79335, 0.06522, -0.7144, 0.0028, 0.166, (-0.013, -0.151, -0.466, -1.025)),
     (2.0, 0.0): (2.12147, 0.15472, -1.1490, 0.0107, 0.259, (0.042, -0.167, -0.689, -1.700)),
     (3.0, 0.0): (6.30539, 0.31025, -2.2728, 0.0252, 0.289, (0.121, -0.272, -1.416, -3.540)),
+    (5.0, 0.0): (20.6994, 0.53243, -4.9068, 0.0391, 0.246, (0.166, -0.780, -3.526, -7.667)),
     (10.0, 0.0): (91.7051, 0.85644, -12.161, 0.0442, 0.166, (-0.124, -3.121, -9.590, -18.51)),
+    (2.0, 1.0): (3.44807, 0.04598, -1.7127, 0.0008, 0.069, None),
+    (3.0, 1.0): (7.50877, 0.26852, -2.6190, 0.0177, 0.236, None),
     (1.5, 0.25): (1.21821, -0.01673, -0.9718, 0.0, 0.0, None),
 }
 """q, lambda_1, mean lambda, h/N, D/N, lambda at 0.1, 0.25, 0.5, 0.75."""
@@ -162,7 +204,7 @@ def test_mean_field_values(gain: float, noise: float) -> None:
     assert found.variance == pytest.approx(q, rel=1e-4)
     assert found.largest == pytest.approx(first, abs=1e-4)
     assert found.mean == pytest.approx(mean, abs=1e-3)
-    if gain == 2.0:  # the slow ones once
+    if (gain, noise) == (2.0, 0.0):  # the slow ones once
         assert found.entropy() == pytest.approx(entropy, abs=1e-4)
         assert found.dimension() == pytest.approx(dimension, abs=2e-3)
     for share, value in zip((0.1, 0.25, 0.5, 0.75), shares or (), strict=False):
@@ -247,6 +289,7 @@ def test_singular_values_of_a_lag() -> None:
         (lambda: lyapunov(autonomous(lambda s: s, torch.zeros(1, 2)), nothing(5)), "no floating state"),
         (lambda: lagged_singular_values(ns.GRU(2, 3), torch.zeros(5, 1, 2), [4, 2]), "they must rise"),
         (lambda: mean_field(-1.0), "gain is -1.0"),
+        (lambda: mean_field(math.inf), "gain is inf"),
     ],
 )
 def test_refusals(attempt, told: str) -> None:

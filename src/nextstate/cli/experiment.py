@@ -36,7 +36,11 @@ def experiment(
     claimed of it (docs/dynamics.md has the claims).
     """
     folder = Path("runs") / f"experiment-{name}" if out is None else out
+    if folder.exists() and not folder.is_dir():
+        refuse("experiment", f"--out {folder} is a file; it must be a folder, or a name that is free")
     if name == "gradient-descent":
+        if steps is not None or seed:
+            refuse("experiment", "gradient-descent has no --seed and no --steps: its figures are fixed")
         _descent(folder, json_output)
         return
     import torch
@@ -45,7 +49,10 @@ def experiment(
     from nextstate.recipes.memory_tasks import EXPERIMENTS, Outcome, results, run
 
     if name not in EXPERIMENTS:
-        refuse("experiment", f"no experiment is called {name!r}; there are {', '.join(EXPERIMENTS)}")
+        refuse(
+            "experiment",
+            f"no experiment is called {name!r}; there are {', '.join([*EXPERIMENTS, 'gradient-descent'])}",
+        )
     chosen = EXPERIMENTS[name]
     settings = json.dumps({"experiment": name, "seed": seed, "steps": steps or chosen.steps})
     _same_run(folder, settings)
@@ -79,10 +86,11 @@ def experiment(
 
 def _descent(folder: Path, json_output: bool) -> None:
     from nextstate.recipes.gradient_descent import draw, figures
+    from nextstate.recipes.memory_tasks import write
 
     folder.mkdir(parents=True, exist_ok=True)
     found = figures()
-    (folder / "results.json").write_text(json.dumps(found, indent=1))
+    write(folder / "results.json", json.dumps(found, indent=1))
     draw(folder / "results.png")
     print(json.dumps(found) if json_output else "\n".join(f"{key}: {found[key]}" for key in found))
     print(f"wrote {folder}/results.json, results.png", file=sys.stderr)
@@ -91,15 +99,15 @@ def _descent(folder: Path, json_output: bool) -> None:
 def _same_run(folder: Path, settings: str) -> None:
     """Begin a run in a folder, or make sure that the unfinished one found there is this one."""
     folder.mkdir(parents=True, exist_ok=True)
+    from nextstate.recipes.memory_tasks import write
+
     note = folder / "run.json"
     if note.exists():
         if note.read_text() != settings:
             refuse("experiment", f"{folder} holds an unfinished run with other settings; name another --out")
         return
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    aside = note.with_name(".writing-run.json")
-    aside.write_text(settings)
-    aside.replace(note)
+    write(note, settings)
 
 
 class _progress:

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from nextstate.checks import refuse
+
 
 def inspect(
     model: Annotated[Path, typer.Argument(help="A safetensors file of this library: any kind of model.")],
@@ -27,6 +29,8 @@ def inspect(
     from nextstate.dynamics import inspect
     from nextstate.recipes.samples import sample
 
+    if out is not None and out.exists() and not out.is_dir():
+        refuse("inspect", f"--out {out} is a file; it must be a folder, or a name that is free")
     read = sample(model, data, seed=seed)
     print(f"{model} reads {read.about}", file=sys.stderr)
     report = inspect(read.module, read.batch, loss=read.loss)

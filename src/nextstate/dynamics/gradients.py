@@ -68,6 +68,13 @@ def moving(cell: Cell, us: Tree, s0: Tree) -> tuple[int, ...]:
     return tuple(k for k, (a, b) in pairs if a is not b and a.is_floating_point())
 
 
+def unmoved(request: Request) -> str:
+    """What to say of a request none of whose state moves."""
+    if not request.steps:
+        return "us has 0 steps; there must be some"
+    return f"{type(request.cell).__name__} has no floating state that a step changes"
+
+
 def probes(steps: int, s0: Tree, moving: tuple[int, ...]) -> tuple[Tensor, ...]:
     """The zeros [T, B, ...] that `Probed` adds, each asking for its gradient."""
     parts = leaves(s0)
@@ -113,6 +120,8 @@ def gradient_norms(
 def _norms(operation: str, request: Request, loss: Callable[[Tree, Tree], Tensor]) -> Tensor:
     us, s0 = tree_map(Tensor.detach, request.us), tree_map(Tensor.detach, request.s0)
     parts = moving(request.cell, us, s0)
+    if not parts:
+        refuse(operation, unmoved(request))
     added = probes(request.steps, s0, parts)
     with torch.enable_grad(), quiet():
         value = loss(*scan(Probed(request.cell, parts), (us, added), s0, lengths=request.lengths))
@@ -140,8 +149,8 @@ class Reach:
     """steps of the longest row"""
 
     def steps(self, share: float = 0.01) -> int:
-        """The largest lag up to which at least `share` of the gradient arrives."""
-        lost = (self.curve < share).nonzero()
+        """The largest lag up to which at least `share` of the gradient arrives; NaN has not arrived."""
+        lost = (~(self.curve >= share)).nonzero()
         return int(lost[0]) - 1 if len(lost) else self.longest
 
     def full(self, share: float = 0.01) -> bool:
@@ -159,8 +168,8 @@ class Reach:
 
     @property
     def most(self) -> float:
-        """The largest growth on the way back."""
-        return float(self.curve.max())
+        """The largest growth on the way back; infinite if the gradient overflows."""
+        return float(self.curve.nan_to_num(math.inf, posinf=math.inf).max())
 
 
 def reach(
@@ -200,7 +209,7 @@ def reach_of(request: Request, seed: int = 0) -> Reach:
 
     which = moving(request.cell, us, s0)
     if not which:
-        refuse("reach", f"{type(request.cell).__name__} has no floating state that a step changes")
+        refuse("reach", unmoved(request))
 
     def loss(_: Tree, end: Tree) -> Tensor:
         parts = [leaves(end)[k] for k in which]

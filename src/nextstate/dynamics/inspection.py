@@ -50,7 +50,8 @@ def inspect(
     Reported for every loop: how many steps back gradients reach (to 1 %), the largest Lyapunov exponents (up
     to 64, along the longest row), gates, forget times, what may help. Up to 16 rows are looked at.
 
-    Raises InputError if no recurrent loop runs or none has a floating state, or if the loss is not one number that depends on one.
+    Raises InputError if no recurrent loop runs or none has a floating state, or if the loss is not one number
+    that depends on one.
 
     >>> import nextstate as ns
     >>> model = ns.SequenceClassifier(ns.Elman(3, 8), inputs=3, classes=2)

@@ -22,6 +22,10 @@ SPREAD = 1e-8
 """Least ratio of growths within one QR decomposition; below it fewer steps are taken together."""
 
 MOST_TOGETHER = 16
+
+ROUNDING = 4
+"""A direction that grows less than this many times the rounding of its product is wiped out."""
+
 EPS, TINY = torch.finfo(torch.float64).eps, torch.finfo(torch.float64).tiny
 
 
@@ -50,7 +54,8 @@ class Spectrum:
     def sum_rule(self) -> float | None:
         """sum of the exponents - mean log|det J|: 0 up to rounding; None if not all exponents are known.
 
-        Both sides are minus infinity where a step wipes a direction out; then this is 0.
+        0 too where a step wipes a direction out: the sum is minus infinity, and so is log|det J| but for
+        rounding.
         """
         if self.log_det is None:
             return None
@@ -137,7 +142,8 @@ def lyapunov(
     order = exponents.argsort(descending=True, stable=True)
     found = Spectrum(exponents[order], _errors(total, weights)[order], log_det, int(weights.sum()))
     gap = found.sum_rule
-    if gap is not None and not abs(gap) <= 1e-6 * size * (1 + abs(found.log_det or 0)):
+    scale = 1 if log_det is None or math.isinf(log_det) else 1 + abs(log_det)
+    if gap is not None and not abs(gap) <= 1e-6 * size * scale:
         raise ArithmeticError(
             f"lyapunov: the exponents sum to {found.exponents.sum():.9g}, mean log|det J| is {log_det:.9g}; "
             "they must agree"
@@ -186,7 +192,7 @@ def _orthonormalise(pending: list[Tensor], q: Tensor) -> tuple[Tensor, Tensor, f
     if ratio >= SPREAD:
         return new, size.log(), ratio
     if len(pending) == 1:
-        noise = EPS * (pending[0].abs() @ q.abs()).norm(dim=1)
+        noise = ROUNDING * EPS * (pending[0].abs() @ q.abs()).norm(dim=1)
         return new, size.where(size > noise, 0).log(), ratio
     half = len(pending) // 2
     middle, first, _ = _orthonormalise(pending[:half], q)
@@ -195,16 +201,22 @@ def _orthonormalise(pending: list[Tensor], q: Tensor) -> tuple[Tensor, Tensor, f
 
 
 def _leading(along: Flow, q: Tensor, settle: int) -> Iterator[Growth]:
-    """The largest exponents, from as many tangent vectors."""
+    """The largest exponents, from as many tangent vectors.
+
+    Where a direction falls below the precision of the cell in one step, that step's Jacobian resolves it.
+    """
     none = torch.zeros(along.batch, dtype=torch.float64)
     for t in range(along.steps):
         with torch.no_grad():
             _, pushed = along.map.push(*along.row(t), q)
-        q, r = torch.linalg.qr(pushed.double())
+        new, r = torch.linalg.qr(pushed.double())
         size = r.diagonal(dim1=1, dim2=2).abs()
-        size = size.where(size > torch.finfo(pushed.dtype).eps * size.amax(1, keepdim=True), 0)
+        logs = size.log()
+        if (size.amin(1) <= 1e2 * torch.finfo(pushed.dtype).eps * size.amax(1)).any():
+            new, logs, _ = _orthonormalise([*along.jacobians(t, t + 1)], q)
+        q = new
         if t >= settle:
-            yield 1, size.log(), none
+            yield 1, logs, none
 
 
 def _errors(logs: Tensor, weights: Tensor) -> Tensor:

@@ -75,14 +75,16 @@ def mean_field(gain: float, input_variance: float = 0.0) -> MeanField:
         q = g^2 E tanh^2(sqrt(q) z) + s^2,   z ~ N(0, 1)
 
     g > 1 without input is chaotic; enough input makes it a contraction again.
-    Raises InputError for g <= 0 or s^2 < 0.
+    Raises InputError for g <= 0, s^2 < 0 or one that is not finite.
     Source: Sompolinsky, Crisanti and Sommers 1988 in discrete time; Molgedey, Schuchhardt and Schuster 1992.
 
     >>> mean_field(1.5).largest > 0, mean_field(1.5, 0.25).largest < 0
     (True, True)
     """
-    if not gain > 0 or not input_variance >= 0:
-        refuse("mean_field", f"gain is {gain} and input_variance {input_variance}; expected > 0 and >= 0")
+    if not 0 < gain < math.inf or not 0 <= input_variance < math.inf:
+        refuse(
+            "mean_field", f"gain is {gain} and input_variance {input_variance}; expected finite > 0 and >= 0"
+        )
     q = gain**2 + input_variance
     for _ in range(20_000):
         new = gain**2 * _mean(np.tanh(math.sqrt(q) * _NODES) ** 2) + input_variance

@@ -65,6 +65,7 @@ def save_png(figure: Figure, path: Path) -> None:
 
 def _by_lag(axis: Any, part: Part) -> None:
     curve, lags = part.reach.curve.clamp(min=1e-12), range(len(part.reach.curve))
+    finite = curve[curve.isfinite()]  # an axis has no end at infinity
     axis.plot(lags, curve, label="gradient of the last state")
     if part.loss is not None:
         mean = part.loss.square().mean(1).sqrt()
@@ -76,7 +77,7 @@ def _by_lag(axis: Any, part: Part) -> None:
         xlabel="steps back",
         ylabel="gradient left",
         title=f"reach {part.reach.steps(SHARE)} of {part.reach.longest} steps",
-        ylim=(max(1e-12, min(SHARE / 2, float(curve.min()) / 2)), 2 * max(1.0, float(curve.max()))),
+        ylim=(max(1e-12, min(SHARE / 2, float(finite.min()) / 2)), 2 * max(1.0, float(finite.max()))),
     )
     axis.legend()
 

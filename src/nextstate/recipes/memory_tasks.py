@@ -278,7 +278,7 @@ def run(
             if isinstance(happened, Outcome):
                 outcomes.append(happened)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "results.json", json.dumps(results(name, experiment, outcomes, seed), indent=1))
+    write(out / "results.json", json.dumps(results(name, experiment, outcomes, seed), indent=1))
     draw(experiment, outcomes, out / "results.png")
 
 
@@ -363,7 +363,7 @@ def draw(experiment: Experiment, outcomes: list[Outcome], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     for outcome in outcomes:
         steps, values = zip(*outcome.curve, strict=True)
-        left.plot(steps, values, marker=".", label=outcome.variant)
+        left.plot(steps, [max(x, experiment.goal * 1e-4) for x in values], marker=".", label=outcome.variant)
         lags = range(len(outcome.gradient_by_lag))
         right.plot(lags, [max(x, 1e-12) for x in outcome.gradient_by_lag], label=outcome.variant)
     left.axhline(
@@ -377,7 +377,8 @@ def draw(experiment: Experiment, outcomes: list[Outcome], path: Path) -> None:
     save_png(figure, path)
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write a text, aside first and then renamed."""
     aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
     aside.write_text(text)
     aside.replace(path)
