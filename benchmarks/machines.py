@@ -89,7 +89,9 @@ def circles(count: int) -> Iterator[tuple[bool, str]]:
             told = (
                 f"{done.found.status}, {len(done.found.machine.states)} states, {done.lessons[-1].step} steps"
             )
-            took = f"{time.perf_counter() - began:.1f} s, {time.process_time() - busy:.1f} s of processor time"
+            took = (
+                f"{time.perf_counter() - began:.1f} s, {time.process_time() - busy:.1f} s of processor time"
+            )
             yield done.closed, f"{name} seed {seed}: {told}, {took}"
 
 
