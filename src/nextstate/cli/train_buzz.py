@@ -18,6 +18,8 @@ import typer
 from nextstate.checks import refuse
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
+    from lightning_fabric import Fabric
+
     from nextstate.training import Record
 
 
@@ -58,7 +60,7 @@ def train_buzz(
     from nextstate.recipes.buzz_report import draw_calibration, draw_confusion, model_card
     from nextstate.tasks.buzz.examples import split
     from nextstate.tasks.buzz.words import build_words
-    from nextstate.training import Checkpoints
+    from nextstate.training import Checkpoints, here, of_first
 
     if start not in ("shipped", "scratch"):
         refuse("train buzz", f"start is {start!r}; expected 'shipped' or 'scratch'")
@@ -99,7 +101,8 @@ def train_buzz(
         "unlabelled": None if unlabelled is None else str(unlabelled),
         "recipe": asdict(recipe),
     }
-    earlier = _same_run(out, settings)
+    fabric = here()
+    earlier = of_first(fabric, lambda: _same_run(out, settings))
     if more:
         from nextstate.recipes.buzz_pretrain import prepare_reading
 
@@ -107,9 +110,7 @@ def train_buzz(
         reading = prepare_reading(
             recipe, words, every, len(labels), seed=seed, checkpoints=Checkpoints(out / "checkpoints-reading")
         )
-        with _display(json_output) as show:
-            for record in reading.records():
-                show(record)
+        _follow(reading.records(), fabric, json_output)
         base = reading.start(labels)
     run = prepare(
         recipe,
@@ -123,11 +124,14 @@ def train_buzz(
         checkpoints=Checkpoints(out / "checkpoints", every=200),
     )
     if minutes is not None and earlier is None:
-        run.plan = type(run.plan)(planned_steps(run, minutes))
-    _write(out / "run.json", json.dumps(settings | {"steps": run.plan.total}, indent=1))
-    with _display(json_output) as show:
-        for record in run.records():
-            show(record)
+        planned = planned_steps(run, minutes)  # by every process: what it tries they do together
+        run.plan = type(run.plan)(of_first(fabric, lambda: planned))
+    of_first(
+        fabric, lambda: _write(out / "run.json", json.dumps(settings | {"steps": run.plan.total}, indent=1))
+    )
+    _follow(run.records(), fabric, json_output)
+    if not fabric.is_global_zero:  # the first process writes and tells
+        return
     buzzometer = run.buzzometer()
     buzzometer.save(out / "model.safetensors")
     buzzometer = Buzzometer.load(out / "model.safetensors")  # what is measured is what was written
@@ -222,6 +226,16 @@ def _write(path: Path, text: str) -> None:
     aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
     aside.write_text(text)
     aside.replace(path)
+
+
+def _follow(records: Iterator[Record], fabric: Fabric, json_output: bool) -> None:
+    """Show what happens; all processes train, the first one tells."""
+    if not fabric.is_global_zero:
+        list(records)
+        return
+    with _display(json_output) as show:
+        for record in records:
+            show(record)
 
 
 @contextmanager

@@ -44,16 +44,19 @@ def train_sort(
     precision: Annotated[str, typer.Option(help="32-true or bf16-mixed.")] = "32-true",
     json_output: Annotated[bool, typer.Option("--json", help="A JSON object a record on stdout.")] = False,
 ) -> None:
-    """Train a network to sort. A run that was interrupted is taken up again where its checkpoint stands."""
+    """Train a network to sort. A run that was interrupted is taken up again where its checkpoint stands.
+
+    Several processes: torchrun --nproc-per-node 2 -m nextstate.cli train sort
+    """
     from dataclasses import replace
 
     import torch
-    from lightning_fabric import Fabric
 
     from nextstate.engines.threads import set_threads
     from nextstate.recipes.report import draw_curve, model_card
     from nextstate.recipes.sort import RECIPES, prepare
     from nextstate.tasks.sort import evaluate
+    from nextstate.training import here, of_first
 
     # The cores are for the engine: what torch does between its runs is too small to share.
     set_threads(torch.get_num_threads())
@@ -69,14 +72,18 @@ def train_sort(
         refuse("train sort", f"precision is {precision!r}; expected 32-true or bf16-mixed")
     out.mkdir(parents=True, exist_ok=True)
     plan = {"recipe": asdict(chosen), "seed": seed, "minutes": minutes, "precision": precision}
-    _same_run(out, plan)
+    fabric = here(device, precision)
+    of_first(fabric, lambda: _same_run(out, plan))
     run = prepare(
         chosen,
         seed=seed,
         seconds=None if minutes is None else 60 * minutes,
         checkpoints=out / "checkpoints",
-        fabric=Fabric(accelerator=device, devices=1, precision=precision),  # type: ignore[arg-type]
+        fabric=fabric,
     )
+    if not fabric.is_global_zero:  # the first process writes and tells
+        list(run.records())
+        return
     history = _earlier_records(out / "curve.jsonl")
     with _display(chosen, json_output) as show, (out / "curve.jsonl").open("a") as curve:
         for record in run.records():

@@ -47,7 +47,7 @@ def train_text(
     unit: Annotated[str, typer.Option(help="Tokens: bytes, characters, bpe, or auto.")] = "auto",
     vocabulary: Annotated[int, typer.Option(help="Tokens of bpe.")] = 4096,
     validation: Annotated[float, typer.Option(help="Share of the text, its end, to measure on.")] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and dropout.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of weights and dropout.")] = 0,
     cell: Annotated[str | None, typer.Option(help="LSTM, GRU or another cell by name.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Cells on top of each other.")] = None,
     hidden: Annotated[int | None, typer.Option(min=1, help="Units of a layer.")] = None,
@@ -73,15 +73,22 @@ def train_text(
     from nextstate.recipes.text_plan import bf16_for
     from nextstate.recipes.text_report import draw_curve, measured_part, text_card
     from nextstate.tasks.text import find_files, prepare_corpus, read_pieces
+    from nextstate.training import here, of_first
 
     # The cores are for the engine: what torch does between its runs is too small to share.
     set_threads(torch.get_num_threads())
     torch.set_num_threads(1)
     if minutes is not None and steps is not None:
         refuse("train text", f"minutes is {minutes} and steps is {steps}; give one of them")
+    if out.exists() and not out.is_dir():
+        refuse("train text", f"--out {out} is a file; name a folder")
     sources = find_files(files)
-    corpus = prepare_corpus(
-        read_pieces(sources), out / "corpus", unit=unit, vocabulary=vocabulary, validation=validation
+    fabric = here()
+    corpus = of_first(
+        fabric,
+        lambda: prepare_corpus(
+            read_pieces(sources), out / "corpus", unit=unit, vocabulary=vocabulary, validation=validation
+        ),
     )
     bf16 = bf16_for(precision)
     wishes = {
@@ -102,8 +109,11 @@ def train_text(
         "unit": corpus.unit.to_json(),
         "validation": validation,
     }
-    recipe = _same_run(out, wishes, lambda: _recipe(wishes, corpus, bf16, began))
-    run = prepare(recipe, corpus, seed=seed, checkpoints=out / "checkpoints", bf16=bf16)
+    recipe = of_first(fabric, lambda: _same_run(out, wishes, lambda: _recipe(wishes, corpus, bf16, began)))
+    run = prepare(recipe, corpus, seed=seed, checkpoints=out / "checkpoints", fabric=fabric, bf16=bf16)
+    if not fabric.is_global_zero:  # the first process writes and tells
+        list(run.records())
+        return
     _announce(run)
     history = _earlier_records(out / "curve.jsonl")
     ratio = corpus.characters_per_token()
@@ -148,7 +158,7 @@ def _recipe(wishes: dict[str, Any], corpus: Corpus, bf16: bool, began: float) ->
     from nextstate.recipes.text import Dropout
     from nextstate.recipes.text_plan import dropout_for, planned, sized
 
-    minutes = wishes["minutes"] or MINUTES
+    minutes = MINUTES if wishes["minutes"] is None else wishes["minutes"]
     recipe = sized(minutes, corpus.training.tokens)
     shape = {name: value for name, value in wishes["shape"].items() if value is not None}
     changes = {name: value for name, value in wishes["recipe"].items() if value is not None}

@@ -6,6 +6,7 @@ Nothing here prints, plots or knows a task; `nextstate.recipes` joins training w
 from nextstate.training.average import Average
 from nextstate.training.checkpoint import Checkpoints
 from nextstate.training.fit import Evaluation, Record, fit, no_improvement
+from nextstate.training.processes import here, of_first
 from nextstate.training.schedule import Seconds, Steps, warmup_cosine
 from nextstate.training.source import Chunk, Chunks, Indexed, Source
 from nextstate.training.step import Loss, NonFiniteGradient, TrainState, carried, skip, stop, train_step
@@ -30,7 +31,9 @@ __all__ = [
     "TrainState",
     "carried",
     "fit",
+    "here",
     "no_improvement",
+    "of_first",
     "skip",
     "stop",
     "train_step",

@@ -42,13 +42,12 @@ class Checkpoints:
 
     def save(self, state: TrainState, fabric: Fabric) -> None:
         """Write a checkpoint of `state`; with several processes all must call, the first one writes."""
-        random_states: list[Any] = [None] * fabric.world_size
+        own = (_random_state(), tuple(leaf.cpu() for leaf in state.carry or ()))
+        found: list[Any] = [own] * fabric.world_size
         if fabric.world_size > 1:
-            torch.distributed.all_gather_object(random_states, _random_state())
-        else:
-            random_states[0] = _random_state()
+            torch.distributed.all_gather_object(found, own)
         if fabric.is_global_zero:
-            self._write(state, random_states)
+            self._write(state, [of_random for of_random, _ in found], [carry for _, carry in found])
         fabric.barrier()
 
     def restore(self, state: TrainState, fabric: Fabric) -> bool:
@@ -60,7 +59,7 @@ class Checkpoints:
                 return True
         return False
 
-    def _write(self, state: TrainState, random_states: list[Any]) -> None:
+    def _write(self, state: TrainState, random_states: list[Any], carries: list[tuple[Tensor, ...]]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob(".writing-*"):
             shutil.rmtree(left)
@@ -68,7 +67,7 @@ class Checkpoints:
         aside = self.folder / f".writing-{name}"
         aside.mkdir()
         optimiser = state.optimiser.state_dict()
-        tensors, slots = _tensors(state, optimiser)
+        tensors, slots = _tensors(state, optimiser, carries)
         save_file(tensors, aside / "tensors.safetensors")
         document = {
             "format": FORMAT,
@@ -94,12 +93,15 @@ class Checkpoints:
             shutil.rmtree(old)
 
 
-def _tensors(state: TrainState, optimiser: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _tensors(
+    state: TrainState, optimiser: dict[str, Any], carries: list[tuple[Tensor, ...]]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Every tensor by a name, and the optimiser's values that are none: {parameter: {slot: value}}."""
     found = {f"model/{name}": tensor for name, tensor in state.model.state_dict().items()}
     if state.average is not None:
         found |= {f"average/{name}": tensor for name, tensor in state.average.tensors.items()}
-    found |= {f"carry/{i}": tensor for i, tensor in enumerate(state.carry or ())}
+    for rank, carry in enumerate(carries):
+        found |= {f"{_carry(rank)}{i}": tensor for i, tensor in enumerate(carry)}
     slots: dict[str, Any] = {}
     for index, entries in optimiser["state"].items():
         for slot, value in entries.items():
@@ -111,6 +113,11 @@ def _tensors(state: TrainState, optimiser: dict[str, Any]) -> tuple[dict[str, Te
     return {
         name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in found.items()
     }, slots
+
+
+def _carry(rank: int) -> str:
+    """How the names of the carried state of a process begin."""
+    return f"carry-{rank}/" if rank else "carry/"
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -149,7 +156,7 @@ def _load(state: TrainState, document: dict[str, Any], tensors: dict[str, Tensor
         entries.setdefault(int(index), {})[slot] = tensor
     state.optimiser.load_state_dict({"state": entries, "param_groups": document["optimiser"]["groups"]})
     device = next(state.model.parameters()).device
-    carry = part("carry/")
+    carry = part(_carry(fabric.global_rank))
     state.carry = tuple(carry[str(i)].to(device) for i in range(len(carry))) or None
     state.source.load_state_dict(document["source"])
     state.step, state.seconds, state.skipped = document["step"], document["seconds"], document["skipped"]

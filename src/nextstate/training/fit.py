@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from lightning_fabric import Fabric
@@ -13,6 +14,7 @@ from torch import nn
 
 from nextstate.checks import refuse
 from nextstate.training.checkpoint import Checkpoints
+from nextstate.training.processes import here, of_first
 from nextstate.training.schedule import Plan, Schedule, warmup_cosine
 from nextstate.training.step import LossFunction, StepResult, TrainState, set_up, stop, train_step
 
@@ -70,9 +72,11 @@ def fit(
     fit : (state, loss, plan) -> Iterator[Record]
 
     `schedule` (default: `warmup_cosine()`) gives the learning rate as a share of the optimiser's own.
-    `fabric` sets device, precision and processes (default: one process on the CPU in float32); the
-    model is set up by it here. `checkpoints` saves as it says, and a run that finds one goes on from
-    there: under a `Steps` plan it ends with the same bits as a run that nobody disturbed.
+    `fabric` sets device, precision and processes (default: `here()`, the CPU in float32, as one of the
+    processes that torchrun started if it did); the model is set up by it here. With several, loss and
+    metrics of a record are those of this one's batches, and the first one evaluates. `checkpoints` saves as
+    it says, and a run that finds one goes on from there: under a `Steps` plan it ends with the same bits as
+    a run that nobody disturbed.
 
     Records come every `report_every` steps, at evaluations and at the end.
 
@@ -87,7 +91,7 @@ def fit(
     if report_every < 1:
         refuse("fit", f"report_every is {report_every}; it must be at least 1")
     schedule = warmup_cosine() if schedule is None else schedule
-    fabric = Fabric(accelerator="cpu", devices=1) if fabric is None else fabric
+    fabric = here() if fabric is None else fabric
     if fabric.strategy.precision.precision == "16-mixed":
         refuse(
             "fit", "precision '16-mixed' scales the loss by a state of its own; use 'bf16-mixed' or '32-true'"
@@ -100,7 +104,7 @@ def fit(
 
     def progress_now() -> float:
         progress = plan.progress(state.step, clock.seconds())
-        return float(fabric.broadcast(progress)) if fabric.world_size > 1 else progress
+        return of_first(fabric, lambda: progress)
 
     def enough() -> bool:
         return evaluation is not None and evaluation.enough(state.history)
@@ -117,7 +121,7 @@ def fit(
         last = progress >= 1
         measured = None
         if evaluation is not None and (last or state.step % evaluation.every == 0):
-            measured = _measure(state, evaluation)
+            measured = of_first(fabric, partial(_measure, state, evaluation))
             state.history.append({"step": state.step, **measured})
             done = enough()
         state.seconds = clock.seconds()

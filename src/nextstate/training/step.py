@@ -58,21 +58,33 @@ class TrainState:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+class Losses(nn.Module):
+    """A model whose forward is the loss of a batch: what joins processes has to stand around all of it, for
+    a loss may call parts of the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, loss: LossFunction, batch: Any, carry: Carry) -> Loss:
+        return loss(self.model, batch, carry)
+
+
 class Running(NamedTuple):
-    """The model and optimiser of a state as Fabric runs them: on their device, in its precision, in step
-    with other processes."""
+    """Loss and optimiser of a state as Fabric runs them: on their device, in its precision, in step with
+    other processes."""
 
     fabric: Fabric
-    model: nn.Module
+    losses: nn.Module
     optimiser: Any
 
 
 def set_up(state: TrainState, fabric: Fabric) -> Running:
     """Move model, optimiser and average to the device of `fabric` and wrap them for it."""
-    model, optimiser = fabric.setup(state.model, state.optimiser)
+    losses, optimiser = fabric.setup(Losses(state.model), state.optimiser)
     if state.average is not None:
         state.average.match(state.model)
-    return Running(fabric, model, optimiser)
+    return Running(fabric, losses, optimiser)
 
 
 class StepResult(NamedTuple):
@@ -101,11 +113,11 @@ def train_step(
     The same state and batch give the same bits.
     """
     running.optimiser.zero_grad(set_to_none=True)
-    result = loss(running.model, batch, state.carry)
+    result: Loss = running.losses(loss, batch, state.carry)
     running.fabric.backward(result.value)
     most = math.inf if clip is None else clip
     clipped = running.fabric.clip_gradients(
-        running.model, running.optimiser, max_norm=most, error_if_nonfinite=False
+        running.losses, running.optimiser, max_norm=most, error_if_nonfinite=False
     )
     norm = math.nan if clipped is None else float(clipped)
     if math.isfinite(norm):
