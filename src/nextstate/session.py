@@ -14,7 +14,7 @@ from nextstate.combine import Quantised
 from nextstate.engines.registry import MissingCpuEngine
 from nextstate.run import ENGINES, choose, request_for
 from nextstate.saved_state import from_bytes, to_bytes
-from nextstate.states import Tree, tree_map
+from nextstate.states import Tree, leaves, tree_map
 
 
 class Session:
@@ -66,7 +66,8 @@ class Session:
         self._state = start(self._cell, self._batch)
         self._stepper: Any = None
         self._shape: Any = None
-        """The shape of input that the stepper takes."""
+        self._dtype: Any = None
+        """Shape and dtype of the input that the stepper takes."""
         self._tried = False
         self._weights = cell.weights if isinstance(cell, Quantised) else "float32"
 
@@ -86,7 +87,7 @@ class Session:
         if (
             type(u) is Tensor
             and u.shape == self._shape
-            and u.dtype is torch.float32
+            and u.dtype is self._dtype
             and u.is_cpu
             and u.is_contiguous()
         ):
@@ -127,10 +128,11 @@ class Session:
         self._put(from_bytes("Session.restore", data, self._cell, self._state))
 
     def _put(self, s: Tree) -> None:
-        if self._stepper is None:
-            self._state = tree_map(lambda x: x.detach().clone(), s)
-        else:
+        if self._stepper is not None and self._stepper.fits(s):
             self._stepper.put(s)
+            return
+        self._state = tree_map(lambda x: x.detach().clone(), s)
+        self._stepper, self._shape, self._tried = None, None, False
 
     def _with_batch(self, tree: Tree, dim: int) -> Tree:
         parts = parts_of("Session", "the input", tree)
@@ -147,7 +149,7 @@ class Session:
         if not self._tried and isinstance(u, Tensor):
             self._tried = True
             self._prepare(u, us)
-        if isinstance(u, Tensor) and u.shape == self._shape and u.dtype is torch.float32 and u.is_cpu:
+        if isinstance(u, Tensor) and u.shape == self._shape and u.dtype is self._dtype and u.is_cpu:
             return self._stepper(u.contiguous())
         vs, s = advance(self._cell, us, self.state)
         self._put(s)
@@ -166,7 +168,7 @@ class Session:
             made = Stepper.make(engine, request, self._batched, self._weights)
         if made is not None:
             made.put(self._state)
-            self._stepper, self._shape = made, u.shape
+            self._stepper, self._shape, self._dtype = made, u.shape, u.dtype
 
 
 def frozen(cell: Cell) -> Cell:
@@ -188,4 +190,9 @@ def advance(cell: Cell, us: Tree, s: Tree, lengths: Tensor | None = None) -> tup
     check_sequence("Session", us)
     with torch.no_grad():
         request = request_for("Session", cell, us, s, lengths)
-        return choose(request).scan(request)
+        chosen, engine = choose(request), ENGINES["cpu"]
+        if chosen is engine and request.steps and not all(u.is_floating_point() for u in leaves(us)):
+            from nextstate.engines.stepper import scan_alike
+
+            return scan_alike(engine, request)  # type: ignore[arg-type]
+        return chosen.scan(request)
