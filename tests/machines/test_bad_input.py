@@ -21,12 +21,14 @@ from nextstate.machines import (
     Recogniser,
     TuringMachine,
     compile,
+    draw,
     extract,
     from_json,
     from_text,
     load,
     load_model,
     regex,
+    save,
     save_model,
     to_json,
     to_text,
@@ -154,6 +156,20 @@ def test_files_that_hold_no_machine(tmp_path: Path) -> None:
     for path in (tmp_path / "bytes.txt", tmp_path / "none.txt", tmp_path):
         with pytest.raises(InputError):
             load(path)
+
+
+def test_files_that_cannot_be_written(tmp_path: Path) -> None:
+    machine, net = tomita(1), compile(tomita(1))
+    for write, end in ((save, ".txt"), (save, ".json"), (draw, ".svg"), (draw, ".xyz"), (draw, "")):
+        with pytest.raises(InputError):
+            write(machine, tmp_path / "none" / f"m{end}")
+    with pytest.raises(InputError, match="no folder"):
+        save_model(net, tmp_path / "none" / "m.safetensors")
+    with pytest.raises(InputError, match="a folder has that name"):
+        save_model(net, tmp_path)
+    with pytest.raises(InputError, match=r"\.svg, \.png or \.pdf"):
+        draw(machine, tmp_path / "m.xyz")
+    assert not list(tmp_path.iterdir()), "something half-written was left"
 
 
 def about(tmp_path: Path, **changes: Any) -> Path:

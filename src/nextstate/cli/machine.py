@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nextstate.checks import refuse
+from nextstate.checks import InputError, refuse
 from nextstate.cli.machine_tasks import tasks
 
 machine = typer.Typer(help="Automata and Turing machines as networks.", no_args_is_help=True)
@@ -26,10 +26,9 @@ def show(
 ) -> None:
     """Print a machine in the text format, and draw it."""
     from nextstate.machines.draw import draw
-    from nextstate.machines.formats import to_json, to_text
 
     found = _machine(file)
-    print(to_json(found) if json_output else to_text(found), end="\n" if json_output else "")
+    print(_spelled(found, json_output))
     if out is not None:
         draw(found, out)
 
@@ -127,7 +126,7 @@ def extract_model(
 ) -> None:
     """Find the finite machine inside a network, and say how much is known of the likeness."""
     from nextstate.machines.extraction.extract import extract
-    from nextstate.machines.formats import save, to_json, to_text
+    from nextstate.machines.formats import save, to_json
     from nextstate.machines.models import load_model
 
     found = extract(load_model(model), method=method, epsilon=epsilon, seed=seed)
@@ -138,7 +137,7 @@ def extract_model(
         print(json.dumps({"status": found.status, "evidence": found.evidence, "machine": record}))
     else:
         print(f"# {found.status}: {found.evidence}")
-        print(to_text(found.machine), end="")
+        print(_spelled(found.machine, False))
 
 
 @machine.command("circle")
@@ -193,6 +192,16 @@ def _machine(name: str) -> Any:
     if not Path(name).is_file():
         refuse("machine", f"there is no file {name!r}, and the names are {', '.join(NAMED)}")
     return load(name)
+
+
+def _spelled(found: Any, as_json: bool) -> str:
+    """The machine as text; as JSON where that is asked for, or where its names cannot stand in text."""
+    from nextstate.machines.formats import to_json, to_text
+
+    try:
+        return to_json(found) if as_json else to_text(found).rstrip("\n")
+    except InputError:
+        return to_json(found)
 
 
 def _letters(word: str, alphabet: Any) -> list[Any]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nextstate.checks import refuse
 from nextstate.machines.automata import DFA, Mealy, Moore
 from nextstate.machines.counters import CounterMachine
 from nextstate.machines.formats import Machine
 from nextstate.machines.pushdown import PDA
 from nextstate.machines.turing import TuringMachine
+from nextstate.machines.writing import whole
 
 Point = tuple[float, float]
 
@@ -22,6 +23,8 @@ def draw(machine: Machine, path: str | Path, *, title: str | None = None) -> Non
 
     Accepting states have a double ring, the start state an arrow from outside; parallel arrows share one
     label. Past about 40 states the picture is of the shape only.
+
+    Raises InputError for another ending, or where no file can be written.
 
     >>> import tempfile
     >>> even = DFA.table("1", {0: [1], 1: [0]}, accepting=[0])
@@ -155,6 +158,8 @@ def draw_lessons(lessons: Sequence[Any], path: str | Path) -> None:
 
 
 def _write(figure: Any, path: Path) -> None:
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    figure.savefig(partial, dpi=120)
-    os.replace(partial, path)
+    ending = path.suffix.removeprefix(".")
+    if ending not in ("svg", "png", "pdf"):
+        refuse("draw", f"{path.name} does not end in .svg, .png or .pdf")
+    with whole("draw", path) as aside:
+        figure.savefig(aside, dpi=120, format=ending)

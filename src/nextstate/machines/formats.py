@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from nextstate.machines.automata import DFA, Mealy, Moore
 from nextstate.machines.counters import CounterMachine
 from nextstate.machines.pushdown import EMPTY, PDA
 from nextstate.machines.turing import TuringMachine
+from nextstate.machines.writing import whole
 
 Machine = DFA | Moore | Mealy | CounterMachine | PDA | TuringMachine
 KINDS: dict[str, type] = {
@@ -140,9 +140,8 @@ def save(machine: Machine, path: str | Path) -> None:
     """Write a machine to a file: JSON if its name ends so, else text. Nothing half-written is left."""
     path = Path(path)
     text = to_json(machine) if path.suffix == ".json" else to_text(machine)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole("save", path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def load(path: str | Path) -> Machine:

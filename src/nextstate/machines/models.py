@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from nextstate.machines.compiling.compiled import Compiled
 from nextstate.machines.compiling.compiler import compile
 from nextstate.machines.extraction.observed import Recogniser
 from nextstate.machines.formats import from_json, to_json
+from nextstate.machines.writing import whole
 
 _CELLS = {"GRU": GRU, "LSTM": LSTM, "Elman": Elman}
 
@@ -34,7 +34,6 @@ def save_model(network: Compiled | Recogniser, path: str | Path) -> None:
     ...     print(load_model(Path(folder) / "odd.safetensors").run("111").accepted)
     True
     """
-    path = Path(path)
     if isinstance(network, Compiled):
         if network.cell is None:
             refuse("save_model", "exact rationals are no tensors; save the machine instead")
@@ -61,9 +60,8 @@ def save_model(network: Compiled | Recogniser, path: str | Path) -> None:
             "alphabet": list(network.alphabet),
         }
         tensors = network.state_dict()
-    partial = path.with_name(path.name + ".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, {"about": json.dumps(about)})
-    os.replace(partial, path)
+    with whole("save_model", path) as aside:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, aside, {"about": json.dumps(about)})
 
 
 def load_model(path: str | Path) -> Compiled | Recogniser:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from nextstate.checks import refuse
 from nextstate.machines.chomsky import TASKS
+from nextstate.machines.writing import whole
 from nextstate.recipes.chomsky import CELLS, FITTING, PUBLISHED, Recipe, Result
 
 
@@ -35,9 +35,8 @@ def read_results(path: Path, recipe: Recipe) -> list[Result]:
 def write_results(results: Sequence[Result], path: Path, recipe: Recipe) -> None:
     """All results as JSON, aside first and then renamed."""
     document = {"recipe": asdict(recipe), "trained": [asdict(result) for result in results]}
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    aside.write_text(json.dumps(document, indent=1))
-    aside.replace(path)
+    with whole("machine tasks", path) as aside:
+        aside.write_text(json.dumps(document, indent=1))
 
 
 def table(results: Sequence[Result]) -> str:
@@ -83,6 +82,5 @@ def draw_results(results: Sequence[Result], path: Path) -> None:
     panels[0].legend(fontsize=8, loc="lower left")
     figure.supxlabel("length of the input (trained to 40)")
     figure.supylabel("symbols right, %")
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    figure.savefig(aside, dpi=120, format="png")
-    aside.replace(path)
+    with whole("machine tasks", path) as aside:
+        figure.savefig(aside, dpi=120, format="png")

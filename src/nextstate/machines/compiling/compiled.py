@@ -66,7 +66,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run: whether the word was accepted, the outputs, the last configuration, the network's steps."""
+    """A run: whether the word was accepted, the outputs, the last configuration, the network's steps.
+
+    The outputs are those of the machine's `outputs_of`: one a letter, of a Moore machine one more.
+    """
 
     accepted: bool
     outputs: list[Any]
@@ -141,13 +144,13 @@ class Compiled:
         Raises ExactnessLost at the first step outside the exact range, InputError for settings under which
         it would not be exact or if it has not come to rest after `limit` moves.
         """
-        state, steps, outputs = self._begin(word), 0, []
+        state, steps = self._begin(word), 0
         writes = any(readout.label is not None for readout in self.blueprint.readouts)
+        outputs = [self._output(state)] if isinstance(self.machine, Moore) else []
         for step, letter, reached in self.steps(word, limit=limit):
             steps, state = step, reached
             if letter is not None and writes:
-                values = [self.body.value(state, readout.form) for readout in self.blueprint.readouts]
-                outputs.append(self._shown([value > 0.5 for value in values]).output)
+                outputs.append(self._output(state))
         here = self.decode(state)
         return Outcome(self._accepts(here), outputs, here, steps)
 
@@ -190,6 +193,10 @@ class Compiled:
     def _shown(self, on: list[bool]) -> Shown:
         shown = [readout.label for readout, is_on in zip(self.blueprint.readouts, on, strict=True) if is_on]
         return Shown(None in shown, next((label for label in shown if label is not None), None))
+
+    def _output(self, state: Any) -> Any:
+        values = [self.body.value(state, readout.form) for readout in self.blueprint.readouts]
+        return self._shown([value > 0.5 for value in values]).output
 
     def _accepts(self, configuration: Any) -> bool:
         machine = self.machine
