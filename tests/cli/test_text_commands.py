@@ -115,14 +115,16 @@ def test_text_comes_as_it_is_written(model):
 
 def test_evaluation(folder, model):
     text = folder / "texts" / "a"
-    code, out, _ = call("eval", "text", text, "--model", model, "--json", "--picture", folder / "s.png")
+    code, out, _ = call(
+        "eval", "text", text, "--model", model, "--json", "--picture", folder / "new" / "s.png"
+    )
     report = json.loads(out)
     assert code == 0
     assert report["characters"] == report["tokens"] == 30 * len(LINE)
     assert 0 < report["nats_per_character"] < 0.5
     assert report["bits_per_character"] == pytest.approx(report["nats_per_character"] * 1.442695)
     assert set(report["dynamic"]) == {"nats_per_character", "bits_per_character", "perplexity"}
-    assert (folder / "s.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "new" / "s.png").read_bytes().startswith(b"\x89PNG")
     code, out, _ = call("eval", "text", "-", "--model", model, "--no-dynamic", "--json", text=LINE * 30)
     assert json.loads(out)["nats_per_character"] == report["nats_per_character"]
     code, out, _ = call("eval", "text", text, "--model", model, "--no-dynamic", "--last", 0.1)
@@ -183,6 +185,10 @@ def test_time_is_planned_and_units_are_learned(tmp_path):
         (["train", "text", "missing.txt"], "missing.txt is neither a file nor a folder"),
         (["train", "text", "-", "--out", "OUT"], "the text is empty"),
         (["train", "text", "-", "--minutes", 1, "--steps", 1], "give one of them"),
+        (["train", "text", "-", "--out", "FILE"], "is a file; name a folder"),
+        (["train", "text", "FILE", "--out", "OUT", "--minutes", 0], "minutes is 0.0; it must be positive"),
+        (["train", "text", "FILE", "--out", "OUT", "--steps", 1, "--rate", "nan"], "rate is nan"),
+        (["generate", "--seed", 2**70], "--seed"),
         (["train", "text", "-", "--out", "OUT", "--unit", "words"], "unit is 'words'"),
         (["eval", "text", "-"], "the text is empty"),
         (["eval", "text", "-", "--model", "missing"], "cannot read a model of text from missing"),
@@ -192,7 +198,9 @@ def test_time_is_planned_and_units_are_learned(tmp_path):
     ],
 )
 def test_bad_input_ends_with_code_2(tmp_path, words, complaint, model):
-    words = [tmp_path if word == "OUT" else word for word in words]
+    (tmp_path / "file").write_text(LINE * 9)
+    places = {"OUT": tmp_path / "out", "FILE": tmp_path / "file"}
+    words = [places.get(word, word) for word in words]
     if words[0] != "train" and "--model" not in words:
         words = [*words, "--model", model]
     code, out, told = call(*words, text="")

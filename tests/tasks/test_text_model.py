@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from nextstate import GRU, LSTM, Dropped, InputError, LanguageModel, LearnedStart, Stacked
 from nextstate.combine import redrawn
@@ -18,9 +19,9 @@ from nextstate.networks import DynamicScorer, Sampling, Scorer
 from nextstate.recipes import text as recipe_module
 from nextstate.recipes import text_measure as measure_module
 from nextstate.recipes.text import Dropout, Recipe, mean_nats, no_better, prepare, text_network
-from nextstate.recipes.text_model import Shape, TextModel, load_text_model
+from nextstate.recipes.text_model import CELLS, Shape, TextModel, load_text_model
 from nextstate.recipes.text_plan import bf16_for, dropout_for, planned, sized
-from nextstate.recipes.text_report import draw_curve, draw_surprise
+from nextstate.recipes.text_report import draw_curve, draw_surprise, measured_part
 from nextstate.states import leaves
 from nextstate.tasks.text import BPE, Bytes, Characters, prepare_corpus
 
@@ -143,6 +144,62 @@ def test_many_rows_measure_what_one_stream_does(overfitted, monkeypatch):
     monkeypatch.undo()
     run = overfitted[0]
     assert mean_nats(run.plain, run.corpus.ids("validation")[:1], run.corpus.ids("training")) < 0.5
+
+
+def test_a_text_of_any_size_is_measured_in_memory_of_constant_size():
+    """No more of it is asked for at a time than one chunk of every row."""
+
+    class Mapped:
+        text = np.random.default_rng(1).integers(0, 4, 50_000).astype(np.uint8)
+        most = 0
+
+        def __len__(self):
+            return len(self.text)
+
+        def __getitem__(self, places):
+            self.most = max(self.most, places.size)
+            return self.text[places]
+
+    def model(chunk, s):
+        return torch.tensor([0.0, 1.0, 2.0, 3.0]).expand(*chunk.shape, 4), None
+
+    ids = Mapped()
+    wanted = -np.log(np.exp([0, 1, 2, 3]) / np.exp([0, 1, 2, 3]).sum())[ids.text].mean()
+    assert mean_nats(model, ids, np.zeros(9, np.uint8), rows=8) == pytest.approx(wanted, abs=1e-6)
+    assert ids.most == 8 * (measure_module.CONTEXT + 1)
+
+
+def test_of_a_large_validation_part_a_share_is_measured(overfitted, monkeypatch):
+    run = overfitted[0]
+    monkeypatch.setattr(recipe_module, "MEASURED", 40)
+    monkeypatch.setattr(run.state, "step", 1)
+    assert run.validation()[1] == 40
+    assert measured_part(40, run.corpus) == "its first 40 tokens"
+    assert measured_part(run.corpus.validation.tokens, run.corpus) == "all of it"
+
+
+def test_the_read_out_starts_at_how_often_tokens_stand_in_the_text(corpus):
+    run = prepare(RECIPE, corpus)
+    p = run.plain.readout.bias.softmax(0)
+    counts = np.bincount(corpus.ids("training"), minlength=256)
+    np.testing.assert_allclose(p.detach(), (counts + 0.5) / (counts.sum() + 128), rtol=1e-4)
+    p, silent = float(p[ord("q")].detach()), float(nn.Linear(64, 256).bias.softmax(0)[ord("q")].detach())
+    assert abs(p - counts[ord("q")] / counts.sum()) < 0.02 < abs(silent - counts[ord("q")] / counts.sum())
+
+
+@pytest.mark.parametrize("rate", [float("nan"), -1.0, 0.0, float("inf")])
+def test_a_rate_that_cannot_be_is_refused(corpus, rate):
+    with pytest.raises(InputError, match="rate is"):
+        prepare(replace(RECIPE, rate=rate), corpus)
+
+
+def test_every_cell_by_name_makes_a_network():
+    assert {"LSTM", "GRU", "Elman", "MinGRU", "LayerNormLSTM"} < set(CELLS)
+    for name in CELLS:
+        logits, _ = Shape(name, 2, 3, 4).network(5)(torch.zeros(1, 2, dtype=torch.int64))
+        assert logits.shape == (1, 2, 5)
+    with pytest.raises(InputError, match="cell is 'ProjectedLSTM'"):
+        Shape("ProjectedLSTM", 1, 3, 4).network(5)
 
 
 class TestDynamic:
@@ -283,6 +340,8 @@ class TestSampling:
         q = self.logits.softmax(-1)[0]
         cold = Sampling(temperature=0.5).probabilities(self.logits)[0]
         torch.testing.assert_close(cold, q**2 / (q**2).sum())
+        for temperature in (1e-20, 1e-45, 1e-300):
+            assert Sampling(temperature).probabilities(1e9 * self.logits).tolist() == [[0, 1, 0, 0, 0]]
 
     @pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}])
     def test_refusals(self, bad):

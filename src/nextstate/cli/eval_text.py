@@ -42,6 +42,8 @@ def eval_text(
     from nextstate.tasks.text.corpus import spooled
 
     trained = load_text_model(model)
+    if picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
     with spooled(read_pieces(find_files(files)), last) as read:
         found = {"static": _total(trained, read(), False)}
         if dynamic:

@@ -24,7 +24,7 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(help="Draw from the most likely tokens that have p together.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same text.")] = 0,
     stop: Annotated[str | None, typer.Option(help="End after this text has been written.")] = None,
     model: Annotated[Path, typer.Option(help="A text model's safetensors file.")] = SHIPPED,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object at the end.")] = False,

@@ -51,7 +51,8 @@ class Sampling:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """What is drawn from, [B, vocabulary]; its rows sum to 1. For a temperature above 0."""
-        logits = logits / self.temperature
+        # The largest becomes 0, so that no temperature, however low, makes an infinity of it.
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, 1e-30)
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k, -1).values[..., -1:]
             logits = logits.where(logits >= least, -torch.inf)

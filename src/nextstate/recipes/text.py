@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from nextstate.cell import Cell
+from nextstate.checks import refuse
 from nextstate.combine import Dropped, redrawn
 from nextstate.init import forget_bias_, orthogonal_recurrent_
 from nextstate.networks import LanguageModel
@@ -213,7 +214,12 @@ def prepare(
 ) -> Run:
     """A run of a recipe on a corpus; the same seed gives the same bits on the same machine. With a folder
     for checkpoints an interrupted run is taken up again, and `model()` is the best one measured. `bf16`:
-    matrices are multiplied in bfloat16, see `products`."""
+    matrices are multiplied in bfloat16, see `products`.
+
+    Raises InputError for a rate that is not a positive number.
+    """
+    if not 0 < recipe.rate < math.inf:
+        refuse("train text", f"rate is {recipe.rate}; it must be a positive number")
     fabric = Fabric(accelerator="cpu", devices=1) if fabric is None else fabric
     torch.manual_seed(seed)
     network, plain = text_network(recipe, corpus.unit.size)

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -36,9 +37,16 @@ START = b"\n"
 STEPS = 2048
 """Tokens read at a time where a whole text is scored."""
 
-CELLS = tuple(
-    name for name in cells.__all__ if isinstance(getattr(cells, name), type) and name != "LSTMState"
-)
+
+def _takes_two_sizes(name: str) -> bool:
+    kind = getattr(cells, name)
+    if not isinstance(kind, type):
+        return False
+    needed = [name for name, part in signature(kind).parameters.items() if part.default is part.empty]
+    return needed == ["input_size", "hidden_size"]
+
+
+CELLS = tuple(filter(_takes_two_sizes, cells.__all__))
 """Cells by name that take (input_size, hidden_size)."""
 
 
