@@ -65,6 +65,12 @@ def test_settings_that_break_exactness_are_refused() -> None:
     net = compile(marked_palindromes(), memory="cantor")
     with pytest.raises(InputError, match="autocast"), torch.autocast("cpu", dtype=torch.bfloat16):
         net.run("a#a")
+    us = net.encode("a#a")
+    _, reached = ns.scan(net.cell, us)  # type: ignore[arg-type]
+    for step in (lambda: net.encode("a#a"), lambda: net.decode(reached)):
+        step()
+        with pytest.raises(InputError, match="autocast"), torch.autocast("cpu", dtype=torch.bfloat16):
+            step()
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")

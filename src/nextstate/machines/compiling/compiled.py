@@ -108,6 +108,7 @@ class Compiled:
         """
         if self.cell is None:
             refuse("encode", "exact rationals take no tensors; call run(word)")
+        self._check_settings("encode")
         check_word(self.report.machine, word, self.blueprint.letters)
         period = self.blueprint.period
         steps = [a for letter in word for a in (letter, *[None] * (period - 1))]
@@ -127,8 +128,10 @@ class Compiled:
     def decode(self, state: Any) -> Any:
         """The machine's configuration in a state [1, ...]; None where the state is no configuration.
 
-        Raises ExactnessLost if the state says that the exact range was left on the way to it.
+        Raises ExactnessLost if the state says that the exact range was left on the way to it, InputError for
+        settings under which states are not exact.
         """
+        self._check_settings("decode")
         self._check_exact(state, 0)
         values = self.body.values(state)
         return None if values is None else self.blueprint.decode(values)
@@ -173,7 +176,7 @@ class Compiled:
                     break
 
     def _begin(self, word: Word) -> Any:
-        self._check_settings()
+        self._check_settings("run")
         if isinstance(self.machine, TuringMachine):
             return self.start(self.machine.initial(word))
         check_word(self.report.machine, word, self.blueprint.letters)
@@ -213,7 +216,7 @@ class Compiled:
             what = "count" if isinstance(self.machine, CounterMachine) else "stack"
             raise ExactnessLost(number, f"a {what} went past {self.report.exact_until} in {self.report}")
 
-    def _check_settings(self) -> None:
+    def _check_settings(self, operation: str) -> None:
         if self.cell is None:
             return
         weight = next(self.cell.parameters())
@@ -228,4 +231,4 @@ class Compiled:
             if weight.is_cuda and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
                 faults.append("TF32 is allowed")
         if faults:
-            refuse("run", "settings under which the network is not exact: " + "; ".join(faults))
+            refuse(operation, "settings under which the network is not exact: " + "; ".join(faults))
