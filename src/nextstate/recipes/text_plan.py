@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 from nextstate.checks import refuse
@@ -16,19 +17,29 @@ RESERVE = 0.04
 
 
 def sized(minutes: float, tokens: int) -> Recipe:
-    """Sizes by the time there is: two layers of 384, 512 or 640 units; smaller for a text of few tokens.
+    """Sizes by the time there is: one GRU of 512 units, wider for more time, smaller for a short text.
+
+    sized : (minutes, tokens) -> Recipe
+
+    Few rows and many steps: at equal work 16 rows end lower than 32. The rate falls as the layer gets wider,
+    min(6e-3, 2.5 / units). Measured in docs/text.md.
 
     >>> [sized(minutes, 1_000_000).shape.hidden for minutes in (1, 5, 60)]
-    [384, 512, 640]
+    [512, 640, 1024]
     >>> sized(5, 1000).shape.hidden
     128
     """
     if not minutes > 0:
         refuse("train text", f"minutes is {minutes}; it must be positive")
-    hidden = 384 if minutes < 3 else 512 if minutes < 45 else 640
+    hidden = 512 if minutes < 3 else 640 if minutes < 12 else 768 if minutes < 45 else 1024
     if tokens < 100_000:
         hidden = min(hidden, 256 if tokens > 20_000 else 128)
-    return Recipe(Shape("LSTM", 2, 128, hidden), rows=32 if tokens > 20_000 else 8)
+    return Recipe(
+        Shape("GRU", 1, 128, hidden),
+        rows=16 if tokens > 20_000 else 8,
+        length=64 if minutes < 3 else 96,
+        rate=min(6e-3, 2.5 / hidden),
+    )
 
 
 def dropout_for(passes: float) -> Dropout:
@@ -50,16 +61,22 @@ def planned(
 ) -> Recipe:
     """The recipe with as many steps as fit into `seconds` on this machine, and with dropout to match.
 
-    Steps are timed once, with dropout if there will be any; from then on the run is planned by steps, so
-    that it can be taken up again with the same bits. `dropout` False keeps the recipe's own.
+    Steps are timed once, and again with dropout if there will be any; that time counts too. From then on the
+    run is planned by steps, so that it can be taken up again with the same bits. `dropout` False keeps the
+    recipe's own.
     """
-    tokens = recipe.rows * recipe.length
-    trial = recipe if not dropout else replace(recipe, dropout=dropout_for(8))
-    pace = seconds_a_step(trial, corpus, bf16=bf16, seconds=min(4.0, 0.04 * seconds))
-    steps = max(1, int((1 - RESERVE) * seconds / pace))
+    began, tokens = time.perf_counter(), recipe.rows * recipe.length
+
+    def fitting(recipe: Recipe) -> Recipe:
+        pace = seconds_a_step(recipe, corpus, bf16=bf16, seconds=min(3.0, 0.02 * seconds))
+        left = max((1 - RESERVE) * seconds - (time.perf_counter() - began), seconds / 2)
+        return replace(recipe, steps=max(1, int(left / pace)))
+
     if not dropout:
-        return replace(recipe, steps=steps)
-    return replace(recipe, steps=steps, dropout=dropout_for(steps * tokens / corpus.training.tokens))
+        return fitting(recipe)
+    plain = fitting(replace(recipe, dropout=Dropout()))
+    rates = dropout_for(plain.steps * tokens / corpus.training.tokens)
+    return plain if rates == Dropout() else fitting(replace(recipe, dropout=rates))
 
 
 def bf16_for(precision: str) -> bool:
