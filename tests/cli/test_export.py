@@ -70,10 +70,11 @@ int main(void) {
 """
 
 
-def test_the_sorter_sorts_in_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_the_sorter_sorts_in_c(weights: str, tmp_path: Path) -> None:
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed")
-    done = invoke(SHIPPED, "--to", "c", "--out", tmp_path / "sorter.c")
+    done = invoke(SHIPPED, "--to", "c", "--out", tmp_path / "sorter.c", "--weights", weights)
     assert done.exit_code == 0, done.output
     assert "sorter_encoder_step(sorter_encoder_state *s, int32_t u, float v[128])" in done.stdout
     main = tmp_path / "main.c"
@@ -137,6 +138,7 @@ def test_wrong_files_are_named_and_nothing_is_written(fault: str, tmp_path: Path
     [
         ((SHIPPED, "--to", "onnx", "--out", "x.c"), "expected a name that ends in .onnx"),
         ((SHIPPED, "--to", "c", "--out", "none/x.c"), "there is no folder none"),
+        ((SHIPPED, "--to", "onnx", "--out", "x.onnx", "--weights", "int8"), "which only --to c can write"),
     ],
 )
 def test_wrong_names_are_refused(arguments, words: str) -> None:
@@ -146,6 +148,7 @@ def test_wrong_names_are_refused(arguments, words: str) -> None:
 def test_unknown_options_are_refused() -> None:
     assert invoke(SHIPPED, "--to", "tflite", "--out", "x").exit_code == 2
     assert invoke(SHIPPED, "--to", "c", "--out", "x.c", "--fast").exit_code == 2
+    assert invoke(SHIPPED, "--to", "c", "--out", "x.c", "--weights", "int4").exit_code == 2
 
 
 def test_every_reader_exists() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import re
 import shutil
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import nextstate as ns
 from agreement import assert_close
 from export.cells import OPERATIONS, ROWS, USERS, operation_cell, randomise_
+from nextstate.combine.quantised import _rounded
 from nextstate.compiler.evaluate import POINTWISE
 from nextstate.export import c_code
 from nextstate.export.stream import as_cell
@@ -107,12 +109,15 @@ def stepped(library: ctypes.CDLL, name: str, us: Tree, v: Tree, s: Tree) -> tupl
 
 
 def compare(library: ctypes.CDLL, prefix: str, name: str) -> None:
-    net, us = SUBJECTS[name]
+    agree(library, prefix + c_name(name), *SUBJECTS[name])
+
+
+def agree(library: ctypes.CDLL, name: str, net: nn.Module, us: Tree) -> None:
     cell = as_cell("test", net.eval())
     with torch.no_grad():
         s = cell.initial_state(1)
         vs, last = ns.scan(cell, us, s, engine="reference")
-    found = stepped(library, prefix + c_name(name), us, tree_map(lambda x: x[0], vs), s)
+    found = stepped(library, name, us, tree_map(lambda x: x[0], vs), s)
     assert_close(found, (tree_map(lambda x: x.float(), vs), last), 1e-6)
 
 
@@ -125,6 +130,45 @@ def test_every_module_steps_as_in_python(library, name: str) -> None:
 def test_another_function_is_noticed(library, name: str) -> None:
     with pytest.raises(AssertionError, match="differs by"):
         compare(library[0], "broken_", name)
+
+
+SMALL = ("GRU", "LSTM", "Elman", "language model", "classifier of ids")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_one_byte_a_weight(name: str, tmp_path: Path) -> None:
+    """The numbers of `Quantised`, in a quarter of the memory."""
+    if GCC is None:
+        pytest.skip("gcc is not installed")
+    net, us = SUBJECTS[name]
+    small = copy.deepcopy(net).eval()
+    with torch.no_grad():
+        for x in small.parameters():
+            if x.dim() > 1:
+                x.copy_(_rounded(x, "int8"))
+    whole = ns.export.c(net, tmp_path / "whole.c", us)
+    found = ns.export.c(net, tmp_path / "m.c", us, weights="int8")
+    subprocess.run([GCC, *FLAGS, "-o", tmp_path / "m.so", found.source, "-lm"], check=True)
+    library = ctypes.CDLL(str(tmp_path / "m.so"))
+    agree(library, "m", small, us)
+    with pytest.raises(AssertionError, match="differs by"):
+        agree(library, "m", net, us)  # the rounding is seen
+    assert found.constants < whole.constants
+    assert (found.state, found.scratch) == (whole.state, whole.scratch)
+
+
+def test_a_quarter_of_the_memory(tmp_path: Path) -> None:
+    found = ns.export.c(ns.GRU(64, 64), tmp_path / "m.c", weights="int8")
+    assert found.constants == 2 * 192 * (64 + 4 + 4)  # a byte a weight, a unit a row, the biases
+    with pytest.raises(ns.InputError, match="weights is 'int4'; expected one of float32, int8"):
+        ns.export.c(ns.GRU(3, 4), tmp_path / "m.c", weights="int4")
+
+
+def test_nothing_lies_aside_if_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "m.h").mkdir()
+    with pytest.raises(OSError, match=r"m\.h"):
+        ns.export.c(ns.GRU(3, 4), tmp_path / "m.c")
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
 def test_no_operation_of_the_compiler_is_forgotten() -> None:

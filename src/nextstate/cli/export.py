@@ -22,10 +22,20 @@ class Target(StrEnum):
     c = "c"
 
 
+class Weights(StrEnum):
+    """How many bytes a weight has."""
+
+    float32 = "float32"
+    int8 = "int8"
+
+
 def export(
     model: Annotated[Path, typer.Argument(help="A model's safetensors file.")],
     to: Annotated[Target, typer.Option(help="onnx: one file; c: NAME.c and NAME.h.")],
     out: Annotated[Path, typer.Option(help="The file to write: NAME.onnx or NAME.c.")],
+    weights: Annotated[
+        Weights, typer.Option(help="With --to c: one byte a weight, or four.")
+    ] = Weights.float32,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Write a trained model for other programs: ONNX with free batch and time, or C99 without dependencies.
@@ -38,7 +48,9 @@ def export(
     network = load_network(model)
     if out.suffix != f".{to.value}":
         refuse("export", f"--out is {out}; expected a name that ends in .{to.value}")
-    reports = [_onnx(network, out)] if to is Target.onnx else _c(network, out)
+    if to is Target.onnx and weights is not Weights.float32:
+        refuse("export", f"--weights is {weights.value}, which only --to c can write")
+    reports = [_onnx(network, out)] if to is Target.onnx else _c(network, out, weights.value)
     if json_output:
         print(json.dumps(reports[0] if len(reports) == 1 else {"files": reports}))
         return
@@ -61,7 +73,7 @@ def _onnx(network: nn.Module, out: Path) -> dict[str, Any]:
     }
 
 
-def _c(network: nn.Module, out: Path) -> list[dict[str, Any]]:
+def _c(network: nn.Module, out: Path, weights: str) -> list[dict[str, Any]]:
     from nextstate.export import c
     from nextstate.networks import EncoderDecoder
 
@@ -71,7 +83,7 @@ def _c(network: nn.Module, out: Path) -> list[dict[str, Any]]:
             out.with_stem(f"{out.stem}_encoder"): network.encoder,
             out.with_stem(f"{out.stem}_decoder"): network.decoder,
         }
-    written = [c(module, path) for path, module in parts.items()]
+    written = [c(module, path, weights=weights) for path, module in parts.items()]
     return [
         {
             "file": str(found.source),

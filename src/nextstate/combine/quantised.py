@@ -58,5 +58,11 @@ class Quantised(Wrapper):
 def _rounded(w: Tensor, weights: str) -> Tensor:
     if weights == "bfloat16":
         return w.to(torch.bfloat16).to(w.dtype)
+    unit = row_units(w)
+    return (w / unit).round() * unit
+
+
+def row_units(w: Tensor) -> Tensor:
+    """What one step of a byte stands for in each row; 1 in a row of zeros."""
     unit = w.abs().amax(-1, keepdim=True) / 127
-    return (w / unit.where(unit > 0, 1)).round() * unit
+    return unit.where(unit > 0, 1)

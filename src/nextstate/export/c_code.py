@@ -60,6 +60,8 @@ class Step:
     """For each tensor of the input the expression of an id or flag, or None for an array of features."""
     inputs: tuple[str, ...]
     states: tuple[str, ...]
+    small: bool = False
+    """Whether matrices are bytes, each row with a unit of its own: w = unit x byte."""
     lines: list[str] = field(default_factory=list)
     memory: dict[int, Memory] = field(default_factory=dict)
     statements: int = 0
@@ -177,7 +179,8 @@ class Step:
 
     def _products(self, name: str, width: int, products: list[int], others: list[int]) -> None:
         self.lines.append(f"    for (i = 0; i < {width}; i++) {{")
-        self.lines.append("        float sum = 0.0f;")
+        apart = self.small and any(not self.graph.build[index].attr[3] for index in products)
+        self.lines.append(f"        float sum = 0.0f{', part' if apart else ''};")
         for index in products:
             node = self.graph.build[index]
             weight, row0, col0, transposed, size = (int(a) for a in node.attr)
@@ -185,10 +188,19 @@ class Step:
             row, col = ("k", "i") if transposed else ("i", "k")
             row, col = f"({row} + {row0})" if row0 else row, f"{col} + {col0}" if col0 else col
             place = f"{row} * {cols} + {col}"
-            factor = self.at(node.args[0], "k")
-            self.lines.append(
-                f"        for (k = 0; k < {size}; k++) sum += {self.prefix}_w{weight}[{place}] * {factor};"
-            )
+            term = f"{self.prefix}_w{weight}[{place}] * {self.at(node.args[0], 'k')}"
+            loop = f"        for (k = 0; k < {size}; k++)"
+            unit = f"{self.prefix}_w{weight}_unit[{row}]"
+            if not self.small:
+                self.lines.append(f"{loop} sum += {term};")
+            elif transposed:
+                self.lines.append(f"{loop} sum += {unit} * {term};")
+            else:
+                self.lines += [
+                    "        part = 0.0f;",
+                    f"{loop} part += {term};",
+                    f"        sum += {unit} * part;",
+                ]
         total = " + ".join(["sum", *(self.at(a) for a in others)])
         self.lines.append(f"        {name}[i] = {total};")
         self.lines.append("    }")
@@ -227,7 +239,8 @@ class Step:
             return f"{self.states[k]}[{place}]"
         if node.op == "gather":
             table, which = self.graph.tables[k]
-            return f"{self.prefix}_e{k}[{self.inputs[which]} * {table.shape[1]} + {place}]"
+            found = f"{self.prefix}_e{k}[{self.inputs[which]} * {table.shape[1]} + {place}]"
+            return f"({self.prefix}_e{k}_unit[{self.inputs[which]}] * {found})" if self.small else found
         said = self.ids[k]
         return said if said is not None else f"{self.inputs[k]}[{place}]"
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nextstate.checks import refuse
+from nextstate.combine.quantised import row_units
 from nextstate.explain import guess
 from nextstate.export.c_code import FUNCTIONS, Step, number
 from nextstate.export.graph import StepGraph, frozen, step_graph
@@ -19,6 +20,7 @@ from nextstate.export.stream import as_cell, input_of
 from nextstate.states import Tree, leaves, tree_map
 
 OPERATION = "export.c"
+WEIGHTS = ("float32", "int8")
 KEYWORDS = frozenset(
     """auto break case char const continue default do double else enum extern float for goto if inline int
     long register restrict return short signed sizeof static struct switch typedef union unsigned void
@@ -41,7 +43,7 @@ class CFile:
     scratch: int
 
 
-def c(module: nn.Module, path: str | Path, us: Tree | None = None) -> CFile:
+def c(module: nn.Module, path: str | Path, us: Tree | None = None, *, weights: str = "float32") -> CFile:
     """Write a module that runs step by step as C99: NAME.c with its weights, and NAME.h beside it.
 
     c : (module, path to NAME.c) -> CFile
@@ -58,10 +60,12 @@ def c(module: nn.Module, path: str | Path, us: Tree | None = None) -> CFile:
     streams; scratch memory is one array of the file, so two threads must not step at once. Nothing is needed
     but the C99 mathematics library. Numbers are float32; eval mode.
 
-    `us` is an example of the input [T, B, ...] of a cell, needed only where it cannot be guessed.
+    `us` is an example of the input [T, B, ...] of a cell, needed only where it cannot be guessed. With
+    `weights` "int8" matrices and tables of embeddings are bytes with a float32 unit for each row, a quarter
+    of the memory: the numbers of `nextstate.Quantised`. Sums, states and biases stay float32.
 
-    Raises InputError for a module without a step or an operation without a form in C, for numbers that are
-    not float32, and for a path that does not end in .c or is no name in C.
+    Raises InputError for other `weights`, for a module without a step or an operation without a form in C,
+    for numbers that are not float32, and for a path that does not end in .c or is no name in C.
 
     >>> import tempfile
     >>> from nextstate import GRU, export
@@ -75,6 +79,8 @@ def c(module: nn.Module, path: str | Path, us: Tree | None = None) -> CFile:
     path = Path(path)
     if not isinstance(module, nn.Module):
         refuse(OPERATION, f"the module is a {type(module).__name__}; expected a torch.nn.Module")
+    if weights not in WEIGHTS:
+        refuse(OPERATION, f"weights is {weights!r}; expected one of {', '.join(WEIGHTS)}")
     if path.suffix != ".c" or not _is_name(path.stem):
         refuse(OPERATION, f"the file is {path.name!r}; expected a name in C and .c, such as model.c")
     if not path.parent.is_dir():
@@ -85,17 +91,22 @@ def c(module: nn.Module, path: str | Path, us: Tree | None = None) -> CFile:
         example = us if us is not None else input_of(module)
         example = guess(OPERATION, cell) if example is None else example
         u, s = tree_map(lambda x: x[0], example), cell.initial_state(1)
-        writer = _Writer(path.stem, type(module).__name__, step_graph(OPERATION, cell, u, s), u, s)
+        graph = step_graph(OPERATION, cell, u, s)
+        writer = _Writer(path.stem, type(module).__name__, graph, u, s, weights == "int8")
     header = path.with_suffix(".h")
-    for file, text in ((path, writer.source()), (header, writer.header())):
-        aside = file.with_name(f".writing-{os.getpid()}-{file.name}")
-        aside.write_text(text)
-        aside.replace(file)
-    graph = writer.graph
-    numbers = (*graph.weights, *graph.vecs, *(table for table, _ in graph.tables), *writer.starts)
+    texts = {path: writer.source(), header: writer.header()}
+    aside = {file: file.with_name(f".writing-{os.getpid()}-{file.name}") for file in texts}
+    try:
+        for file, text in texts.items():
+            aside[file].write_text(text)
+        for file, written in aside.items():
+            written.replace(file)
+    finally:
+        for written in aside.values():
+            written.unlink(missing_ok=True)
     return CFile(
-        path, header, writer.prototype(), 4 * sum(x.numel() for x in numbers),
-        4 * max(1, sum(graph.state_widths)), 4 * writer.floats,
+        path, header, writer.prototype(), writer.constants, 4 * max(1, sum(graph.state_widths)),
+        4 * writer.floats,
     )  # fmt: skip
 
 
@@ -104,14 +115,15 @@ def _is_name(text: str) -> bool:
 
 
 class _Writer:
-    def __init__(self, name: str, kind: str, graph: StepGraph, u: Tree, s: Tree) -> None:
-        self.name, self.kind, self.graph = name, kind, graph
+    def __init__(self, name: str, kind: str, graph: StepGraph, u: Tree, s: Tree, small: bool) -> None:
+        self.name, self.kind, self.graph, self.small = name, kind, graph, small
+        self.constants = 0
+        """Bytes of the arrays of numbers, once they are written."""
         self.inputs = list(zip(paths("u", u), leaves(u), strict=True))
         self.outputs = list(zip(paths("v", graph.v_like), leaves(graph.v_like), strict=True))
         fields = [x.removeprefix("s_") for x in paths("s", s)]
         self.fields = [x if _is_name(x) else f"s{k}" for k, x in enumerate(fields)]
         rows = [x[0].reshape(-1) for x in leaves(s)]
-        self.starts = [row for row in rows if bool(row.any())]
         self.rows = rows
         said: list[str | None] = []
         for path, x in self.inputs:
@@ -123,7 +135,7 @@ class _Writer:
                 said[-1] = None
         self.step = Step(
             graph, name, tuple(said), tuple(path for path, _ in self.inputs),
-            tuple(f"s->{f}" for f in self.fields),
+            tuple(f"s->{f}" for f in self.fields), small,
         )  # fmt: skip
         self.step.write(tuple(path for path, _ in self.outputs))
         self.floats = self.step.scratch()
@@ -201,18 +213,30 @@ class _Writer:
         }
         for letter, tensors in groups.items():
             for k, x in enumerate(tensors):
-                lines += self._array(f"{letter}{k}", x)
+                lines += (
+                    self._bytes(f"{letter}{k}", x)
+                    if self.small and letter != "b"
+                    else (self._array(f"{letter}{k}", x))
+                )
         for k, row in enumerate(self.rows):
             if bool(row.any()):
                 lines += self._array(f"start{k}", row)
         return lines
 
-    def _array(self, name: str, x: Tensor) -> list[str]:
-        values = [number(v).strip("()") for v in x.reshape(-1).tolist()]
-        rows = ["    " + ", ".join(values[i : i + 8]) + "," for i in range(0, len(values), 8)]
+    def _array(self, name: str, x: Tensor, kind: str = "float") -> list[str]:
+        values = x.reshape(-1).tolist()
+        self.constants += x.numel() * (1 if kind == "int8_t" else 4)
+        said = [number(v).strip("()") if kind == "float" else str(v) for v in values]
+        rows = ["    " + ", ".join(said[i : i + 8]) + "," for i in range(0, len(said), 8)]
         shape = " x ".join(map(str, x.shape))
-        head = f"static const float {self.name}_{name}[{x.numel()}] = {{ /* {shape} */"
+        head = f"static const {kind} {self.name}_{name}[{x.numel()}] = {{ /* {shape} */"
         return [head, *rows, "};", ""]
+
+    def _bytes(self, name: str, x: Tensor) -> list[str]:
+        """A matrix as bytes, and the unit of each of its rows."""
+        unit = row_units(x)
+        whole = (x / unit).round().to(torch.int8)
+        return self._array(name, whole, "int8_t") + self._array(f"{name}_unit", unit[:, 0])
 
     def _reset(self) -> list[str]:
         lines = [f"void {self.name}_reset({self.name}_state *s) {{"]
