@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import nextstate as ns
+from nextstate.cli import app
 from nextstate.cells import GRU, Elman
 from nextstate.init import chrono_
 from nextstate.recipes import memory_tasks
@@ -117,6 +119,22 @@ def test_a_claim_that_does_not_hold_is_seen(tmp_path: Path, monkeypatch: pytest.
 def test_an_unknown_experiment_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ns.InputError, match="no experiment is called 'sleep'; there are copy-100"):
         next(memory_tasks.run("sleep", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["experiment", "sleep"], "permuted-digits, gradient-descent"),
+        (["experiment", "gradient-descent", "--steps", "5"], "no --seed and no --steps"),
+        (["experiment", "gradient-descent", "--seed", "1"], "no --seed and no --steps"),
+        (["experiment", "xor", "--out", __file__], "is a file; it must be a folder"),
+        (["inspect", "absent.safetensors", "--out", __file__], "is a file; it must be a folder"),
+    ],
+)
+def test_commands_that_cannot_be_meant_are_refused(arguments: list[str], told: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, ns.InputError)
+    assert told in str(result.exception)
 
 
 @pytest.mark.parametrize(("page", "least"), [("dynamics.md", 15), ("gradient-descent.md", 15)])

@@ -74,6 +74,8 @@ class Part:
             return ["a step wipes out all memory of the state before it (Lyapunov exponents minus infinity)"]
         if found.largest - 2 * error > 0:
             return [f"{said}: chaotic, small differences grow {math.exp(found.largest):.3g} times a step"]
+        if found.largest >= 0:
+            return [f"{said}: as far as the error shows, small differences neither grow nor fall"]
         return [f"{said}: a small difference falls to 1/e in {_steps(found.horizon)}"]
 
     def _gating(self) -> list[str]:

@@ -18,7 +18,7 @@ from nextstate.states import Tree, leaves, rebuild
 
 LONG, NARROW = 32, 1024
 """`auto` takes this engine, where the CPU engine refuses, for sequences of at least as many steps and states
-of at most as many numbers, all rows together: there it was faster (docs/parallel-in-time.md)."""
+of at most as many numbers, all rows together: there it was faster (docs/dynamics.md)."""
 
 
 class ScanEngine:
