@@ -136,7 +136,8 @@ def _gelu(t: Translator, node: fx.Node) -> int:
 def _elu(t: Translator, node: fx.Node) -> int:
     b, x = t.build, t.aligned(node, node.args[0])
     alpha, scale, inner = ([*node.args[1:], 1, 1, 1])[:3] if len(node.args) > 1 else (1, 1, 1)
-    low = b.apply("mul", b.apply("expm1", b.apply("mul", x, b.imm(inner))), b.imm(alpha))  # type: ignore[arg-type]
+    below = b.apply("min", x, b.imm(0.0))  # e^x of a large x would give 0 times infinity in the gradient
+    low = b.apply("mul", b.apply("expm1", b.apply("mul", below, b.imm(inner))), b.imm(alpha))  # type: ignore[arg-type]
     return b.apply("mul", b.apply("where", b.apply("gt", x, b.imm(0)), x, low), b.imm(scale))  # type: ignore[arg-type]
 
 
@@ -146,16 +147,23 @@ def _leaky_relu(t: Translator, node: fx.Node) -> int:
     return b.apply("where", b.apply("gt", x, b.imm(0)), x, b.apply("mul", x, b.imm(slope)))
 
 
+def _bounded(t: Translator, x: int, low: int, high: int) -> int:
+    """x between two bounds. Unlike that of clamp, its gradient is zero on the bounds themselves."""
+    b = t.build
+    inside = b.apply("and", b.apply("gt", x, low), b.apply("lt", x, high))
+    bound = b.apply("min", b.apply("max", x, low), high)
+    return b.apply("where", inside, x, b.add(Node("detach", (bound,), b.width(bound))))
+
+
 def _hardtanh(t: Translator, node: fx.Node) -> int:
     low, high = [*node.args[1:], -1.0, 1.0][:2] if len(node.args) != 2 else (node.args[1], 1.0)
-    b = t.build
-    return b.apply("min", b.apply("max", t.aligned(node, node.args[0]), t.value(low)), t.value(high))
+    return _bounded(t, t.aligned(node, node.args[0]), t.value(low), t.value(high))
 
 
 def _hardsigmoid(t: Translator, node: fx.Node) -> int:
     b, x = t.build, t.aligned(node, node.args[0])
-    line = b.total([b.apply("mul", x, b.imm(1 / 6)), b.imm(0.5)], b.width(x))
-    return b.apply("min", b.apply("max", line, b.imm(0.0)), b.imm(1.0))
+    inner = _bounded(t, x, b.imm(-3.0), b.imm(3.0))
+    return b.total([b.apply("mul", inner, b.imm(1 / 6)), b.imm(0.5)], b.width(x))
 
 
 def _log_sigmoid(t: Translator, node: fx.Node) -> int:
