@@ -200,6 +200,16 @@ nb::ndarray<nb::pytorch, float> empty(size_t rows, size_t cols) {
   return nb::ndarray<nb::pytorch, float>(o->p, 2, shape, owner);
 }
 
+// Addresses of GOMP_parallel, omp_get_thread_num, omp_get_num_threads, omp_get_max_threads and omp_in_parallel; none
+// of them: our own team again.
+void share_openmp(const std::vector<uintptr_t>& entries) {
+  if (entries.empty()) return share_team(nullptr);
+  if (entries.size() != 5) throw std::invalid_argument("share_team: five addresses or none");
+  auto number = [&](int i) { return reinterpret_cast<int (*)()>(entries[i]); };
+  // Never freed: a run on another thread may be reading it.
+  share_team(new OpenMp{reinterpret_cast<decltype(OpenMp::parallel)>(entries[0]), number(1), number(2), number(3), number(4)});
+}
+
 nb::dict info() {
   nb::dict d;
   d["isa"] = kernels("").name;
@@ -207,6 +217,7 @@ nb::dict info() {
   d["available"] = available_isas();
   d["bf16"] = has_bf16();
   d["team"] = team_size();
+  d["shared_team"] = team_shared();
   d["cached_bytes"] = pool_cached();
   return d;
 }
@@ -244,6 +255,7 @@ NB_MODULE(_engine, m) {
   m.def("row_block", &row_block, nb::arg("B"), nb::arg("threads"),
         "Height of the row tiles: give the same one to the forward and the backward run.");
   m.def("empty", &empty, nb::arg("rows"), nb::arg("cols"), "A float32 tensor from the pool, uninitialised.");
+  m.def("share_team", &share_openmp, nb::arg("entries"), "Run on the threads of an OpenMP library; none: on our own.");
   m.def("trim", &pool_trim, "Give the pool's unused memory back to the system.");
   m.def("info", &info, "What this machine runs.");
 }

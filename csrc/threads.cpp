@@ -30,11 +30,37 @@ bool spin(Done done) {
   return false;
 }
 
+std::atomic<const OpenMp*> shared{nullptr};
+
+// Runs fn on the threads of an OpenMP library; false (nothing run) when it does not give exactly n of them.
+bool run_shared(const OpenMp& library, int n, void (*fn)(void*, int), void* arg) {
+  // Another number would make the library end threads or start new ones; inside a region it has only the caller.
+  if (library.usual() != n || library.inside()) return false;
+  struct Region {
+    const OpenMp& library;
+    int n;
+    void (*fn)(void*, int);
+    void* arg;
+    std::atomic<bool> ran;
+  } region{library, n, fn, arg, {false}};
+  library.parallel(
+      [](void* p) {
+        Region& r = *static_cast<Region*>(p);
+        if (r.library.size() != r.n) return;  // a limit of the library's: all of its threads see the same number
+        r.ran.store(true, std::memory_order_relaxed);
+        r.fn(r.arg, r.library.id());
+      },
+      &region, static_cast<unsigned>(n), 0);
+  return region.ran.load(std::memory_order_relaxed);
+}
+
 class Team {
  public:
   bool run(int n, void (*fn)(void*, int), void* arg) {
     if (!owner_.try_lock()) return false;
     std::lock_guard<std::mutex> hold(owner_, std::adopt_lock);
+    const OpenMp* library = shared.load(std::memory_order_acquire);
+    if (library && run_shared(*library, n, fn, arg)) return true;
     while (size_ < n - 1) {
       std::thread(&Team::work, this, size_ + 1, epoch_.load()).detach();
       size_++;
@@ -85,7 +111,10 @@ Team& team() {
   static std::once_flag once;
   std::call_once(once, [] {
     current = new Team;
-    pthread_atfork(nullptr, nullptr, [] { current = new Team; });
+    pthread_atfork(nullptr, nullptr, [] {
+      shared = nullptr;
+      current = new Team;
+    });
   });
   return *current;
 }
@@ -99,6 +128,13 @@ bool team_run(int n, void (*fn)(void*, int), void* arg) {
 }
 
 int team_size() { return team().size(); }
+
+void share_team(const OpenMp* library) {
+  team();  // its handler of fork must be there first
+  shared.store(library, std::memory_order_release);
+}
+
+bool team_shared() { return shared.load(std::memory_order_relaxed) != nullptr; }
 
 void Barrier::wait() {
   if (n_ == 1) return;
