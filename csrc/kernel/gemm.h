@@ -110,9 +110,10 @@ static void rows_pass(const ARows* seg, int nseg, int nr, const float* b, float*
   for (int i = 0; i < parts; i++) amx_tile<NV>(seg, nseg, nr * i / parts, b, out, fetch);
 #else
   constexpr int MR = tile_rows(NV);
-  const int parts = (nr + MR - 1) / MR;
+  constexpr int UNIT = NV < NV_MAX ? TILE_UNIT : 1;
+  const int parts = (nr + MR - 1) / MR, units = (nr + UNIT - 1) / UNIT;
   for (int i = 0; i < parts; i++) {  // balanced: never 8 + 8 + 1
-    const int r0 = nr * i / parts, m = nr * (i + 1) / parts - r0;
+    const int r0 = units * i / parts * UNIT, end = units * (i + 1) / parts * UNIT, m = (end < nr ? end : nr) - r0;
     switch (m) {
       case 1: tile<1, NV>(seg, nseg, r0, b, out, fetch); break;
       case 2: tile<2, NV>(seg, nseg, r0, b, out, fetch); break;
