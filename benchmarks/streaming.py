@@ -1,6 +1,7 @@
 """Streaming on a CPU: one step of a GRU against torch.nn.GRUCell, and thousands of live streams.
 
     python benchmarks/streaming.py [--threads 2] [--hidden 64,128,256,512] [--streams 10000] [--steps 200]
+                                   [--turns 60]
 
 First table: microseconds (median and 99th percentile) of one step for one stream, Python included, both
 under inference_mode, state carried, the two timed in turns, each with one thread or `--threads`, whichever
@@ -21,6 +22,7 @@ from contextlib import nullcontext
 import torch
 
 import nextstate as ns
+from nextstate.engines.cpu import HAS_BF16
 
 TURN = 50
 """Steps of one side before it is the other's turn."""
@@ -121,9 +123,11 @@ def main() -> None:
     for hidden in map(int, args.hidden.split(",")):
         for weights in LIMITS:
             one_stream(hidden, weights, args.turns, args.threads)
+    if not HAS_BF16:
+        print("\n(no products in bfloat16 on this processor)")
     print(f"\n{'streams':>8}{'H':>6}  {'products':9}{'ms/step':>10}{'p99':>10}{'steps/s':>14}")
     torch.set_num_threads(args.threads)
-    for products in ("float32", "bfloat16"):
+    for products in ("float32", "bfloat16") if HAS_BF16 else ("float32",):
         many_streams(args.streams, 128, args.steps, products)
 
 

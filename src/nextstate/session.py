@@ -35,7 +35,8 @@ class Session:
     The session takes a copy of the cell, in eval mode and without gradients: what happens to the cell later
     does not reach it. On the CPU engine a stream has the same bits however it is cut into steps and chunks,
     whatever runs beside it, and the same as `scan` over the whole. (What a cell computes outside its loop, a
-    read-out or everything in a MinGRU that reads the input alone, torch multiplies: equal to rounding.)
+    read-out or everything in a MinGRU that reads the input alone, torch multiplies: equal to rounding. So is
+    `scan` over many ids, whose products it looks up; steps and chunks do not.)
 
     A new session copies and compiles; `fork`, and a row of `Streams`, do neither. One thread at a time.
 
