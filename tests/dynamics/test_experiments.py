@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 import nextstate as ns
-from nextstate.cli import app
 from nextstate.cells import GRU, Elman
+from nextstate.cli import app
 from nextstate.init import chrono_
 from nextstate.recipes import memory_tasks
 from nextstate.recipes.memory_tasks import EXPERIMENTS, Variant
