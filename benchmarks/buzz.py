@@ -42,7 +42,7 @@ SENTENCES = Recipe(epochs=3, batch=64, rate=3e-3)
 TWEETS = Recipe(epochs=8, batch=64, rate=3e-3)
 GENERAL = Recipe(epochs=3, batch=256, words=8000, rate=1.5e-3, balance=0.0, average=0.997)
 AGAIN = replace(GENERAL, epochs=1, rate=1.2e-3)
-READING = Recipe(batch=32, average=0.0)
+READING = Recipe(batch=32, words=10**6, average=0.0)
 
 
 def say(*parts: object) -> None:
