@@ -66,7 +66,7 @@ def service(model: Path | None):
         yield int(address.rsplit(":", 1)[1]), process.pid
     finally:
         process.send_signal(signal.SIGTERM)
-        if process.wait(60) != 0:
+        if process.wait(60) not in (0, -signal.SIGTERM):  # it ends by the signal once all is finished
             raise SystemExit("the service did not stop well")
 
 
@@ -95,8 +95,10 @@ class Client:
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-    length = int(head.split("content-length:")[1].split("\r\n")[0])
-    return int(head.split()[1]), await reader.readexactly(length)
+    status = int(head.split()[1])
+    if "content-length:" not in head:  # what is no HTTP is answered so
+        return status, await reader.read()
+    return status, await reader.readexactly(int(head.split("content-length:")[1].split("\r\n")[0]))
 
 
 async def load(port: int, clients: int, asked: list[str], right: list[float], seconds: float) -> dict:
