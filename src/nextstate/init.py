@@ -6,6 +6,7 @@ their declared `gates`; a cell without the part in question is refused.
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import torch
@@ -34,7 +35,8 @@ def orthogonal_recurrent_(cell: AnyCell, *, generator: torch.Generator | None = 
     """
     weight = _parameter("orthogonal_recurrent_", cell, "weight_hh")
     for block in weight.detach().chunk(len(_gates("orthogonal_recurrent_", cell))):
-        nn.init.orthogonal_(block, generator=generator)
+        wide = block if block.element_size() >= 4 else block.float()  # torch has no QR of 16 bits
+        block.copy_(nn.init.orthogonal_(wide, generator=generator))
     return cell
 
 
@@ -46,7 +48,8 @@ def forget_bias_(cell: AnyCell, value: float = 1.0) -> AnyCell:
     The gate is f in an LSTM, z in a GRU, i in a CoupledLSTM and z in a MinGRU; where an open gate writes
     (the last two) the bias is -value, so that a positive `value` means keeping in every cell. It goes into
     bias_ih; the same block of bias_hh becomes 0, since their sum is what counts.
-    Raises InputError if the cell has no such gate. Source: Gers et al. 2000; Jozefowicz et al. 2015.
+    Raises InputError if the cell has no such gate or `value` is not finite.
+    Source: Gers et al. 2000; Jozefowicz et al. 2015.
 
     >>> from nextstate import LSTM
     >>> cell = forget_bias_(LSTM(3, 2), 1.0)
@@ -54,6 +57,8 @@ def forget_bias_(cell: AnyCell, value: float = 1.0) -> AnyCell:
     ([1.0, 1.0], [0.0, 0.0])
     """
     keep, sign = _keep("forget_bias_", cell)
+    if not math.isfinite(value):
+        refuse("forget_bias_", f"value is {value}; expected a finite number")
     _set_bias(cell, keep, torch.tensor(sign * float(value)))
     return cell
 

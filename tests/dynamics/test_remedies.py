@@ -32,6 +32,14 @@ def test_an_orthogonal_start_is_an_isometry_over_any_lag() -> None:
     assert spread(orthogonal_recurrent_(linear)) < 1e-10
 
 
+def test_starts_in_sixteen_bits_and_what_they_refuse() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        block = orthogonal_recurrent_(ns.GRU(2, 8).to(dtype)).weight_hh.detach()[:8].float()
+        assert torch.allclose(block @ block.T, torch.eye(8), atol=0.05)
+    with pytest.raises(ns.InputError, match="value is nan; expected a finite number"):
+        forget_bias_(ns.LSTM(2, 8), math.nan)
+
+
 def test_an_identity_start_passes_gradients_whole() -> None:
     """While no unit is shut: along inputs that add."""
     cell = identity_(ns.Elman(2, 8, activation=torch.relu)).double()
