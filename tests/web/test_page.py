@@ -257,6 +257,14 @@ def test_another_column_is_chosen_and_the_work_begun_again(page, folder):
     assert not page.all("#buzz .topic")
 
 
+def test_rows_that_state_no_time_are_counted(page, folder):
+    path = folder / "times.csv"
+    path.write_text("text,date\n" + "good,2024-01-01 9:00\n" * 8 + "good,soon\n" * 2)
+    assert "2 rows state no time" in page.choose(path)
+    page.wait(lambda: page.all("#buzz .topic"))
+    assert "8 posts on 1 day" in page["buzz"].text
+
+
 def test_the_same_is_shown_of_tracked_posts(page, tracked):
     page.wait(lambda: page.all("#tracked .topic"))
     check_topics(page, "#tracked", read_report(tracked))

@@ -7,6 +7,8 @@ from email.utils import parsedate_to_datetime
 
 FORMATS = (
     "%a %b %d %H:%M:%S %z %Y",  # Twitter
+    "%Y-%m-%d %H:%M",  # hours of one digit, which ISO 8601 does not know
+    "%Y-%m-%d %H:%M:%S",
     "%m/%d/%Y %H:%M",
     "%m/%d/%Y",
     "%Y/%m/%d %H:%M:%S",
@@ -26,6 +28,8 @@ def moment(text: object) -> datetime | None:
     '2011-10-18T21:53:25+00:00'
     >>> moment("2011-10-18 23:53:25 +02:00") == moment(1318974805) == moment("1318974805000")
     True
+    >>> moment("2011-10-18 9:05").isoformat()
+    '2011-10-18T09:05:00+00:00'
     >>> moment("yesterday") is None
     True
     """

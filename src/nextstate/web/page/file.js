@@ -7,7 +7,7 @@ let table = null, running = new AbortController(), link = "";
 class Results {
   constructor(names, mark) {
     this.mark = mark;
-    this.rows = this.unread = this.timed = 0;
+    this.rows = this.unread = this.timed = this.untimed = 0;
     this.total = this.scored = 0;
     this.labels = new Map();
     this.bins = new Array(BINS).fill(0);
@@ -42,6 +42,7 @@ class Results {
     keep(this.best, { score, text }, score);
     keep(this.worst, { score, text }, -score);
     if (day) this.count(topic, day, score);
+    else this.untimed++;
   }
 
   count(topic, day, score) {
@@ -153,6 +154,7 @@ async function showResults(file, results, signal) {
   const told = [`${count.format(rows)} rows scored: ${shares.join(", ")}.`];
   if (scored) told.push(`Mean score ${signed(total / scored)}.`);
   if (unread) told.push(`${count.format(unread)} rows could not be read and are kept without a score.`);
+  if (results.timed && results.untimed) told.push(`${count.format(results.untimed)} rows state no time that is understood; the days leave them out.`);
   for (const [id, kept] of [["best", results.best], ["worst", results.worst]])
     $(id).replaceChildren(...kept.map(({ score, text }) =>
       html("li", {}, html("span", { class: `number ${sideOf(score)}-ink` }, signed(score)), html("span", {}, text))));
