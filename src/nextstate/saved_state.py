@@ -53,9 +53,9 @@ def from_bytes(operation: str, data: bytes, cell: Cell, like: Tree, *, any_rows:
     if header.get("cell") != _kind(cell):
         refuse(operation, f"the state is of a {header.get('cell')}, this is a {_kind(cell)}")
     wanted = leaves(like)
-    parts = [tensors[name] for name in sorted(tensors, key=int)]
+    parts = [tensors[str(k)] for k in range(len(tensors)) if str(k) in tensors]
     device = wanted[0].device if wanted else torch.device("cpu")
-    same = len(parts) == len(wanted) and all(
+    same = len(tensors) == len(parts) == len(wanted) and all(
         a.shape[1:] == b.shape[1:] and a.dtype == b.dtype and (any_rows or len(a) == len(b))
         for a, b in zip(parts, wanted, strict=True)
     )

@@ -58,7 +58,8 @@ class Session:
     def __init__(self, cell: Cell, *, batch_size: int | None = None) -> None:
         if not isinstance(cell, Cell):
             refuse("Session", f"the cell is a {type(cell).__name__}; expected a Cell, such as nextstate.GRU")
-        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+        if batch_size is not None and not (whole and batch_size >= 1):
             refuse(
                 "Session", f"batch_size is {batch_size!r}; expected an integer >= 1, or None for one stream"
             )
@@ -116,9 +117,12 @@ class Session:
 
     def fork(self) -> Session:
         """A second session that goes on from here on its own; the copy of the cell is shared."""
-        twin = copy.copy(self)
-        twin._state, twin._stepper, twin._shape, twin._tried = self.state, None, None, False
-        return twin
+        return copy.copy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: not what is laid ready for steps, which each session does anew."""
+        ready = {"_stepper": None, "_shape": None, "_dtype": None, "_tried": False}
+        return vars(self) | {"_state": self.state} | ready
 
     def save(self) -> bytes:
         """The state as bytes (safetensors): no weights, and nothing that runs when it is read."""

@@ -58,7 +58,7 @@ class Streams:
 
     def open(self, count: int = 1) -> list[int]:
         """New streams in the cell's initial state: their ids."""
-        if not isinstance(count, int) or count < 0:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             refuse("Streams.open", f"count is {count!r}; expected an integer >= 0")
         return self._enter(start(self._cell, count), count)
 
@@ -125,6 +125,8 @@ class Streams:
         self._free[:0] = range(2 * old - 1, old - 1, -1)
 
     def _places(self, operation: str, ids: Sequence[int]) -> Tensor:
+        if isinstance(ids, Tensor):
+            refuse(operation, f"ids is {describe(ids)}; expected the integers that open gave: ids.tolist()")
         if self._found is not None and isinstance(ids, list) and self._found[0] == ids:
             return self._found[1]
         found = [self._rows.get(i, -1) for i in ids]

@@ -321,18 +321,18 @@ def test_inputs_of_torchs_own_tests() -> None:
         kind = info.module_cls.__name__
         if info.module_cls is not getattr(nn, kind, None) or not hasattr(ns.nn, kind):
             continue
-        for training in (True, False):
-            given = info.module_inputs_func(
-                info, device="cpu", dtype=torch.float32, requires_grad=True, training=training
-            )
-            for case in given:
-                if case.forward_input is None:
-                    continue
-                modules = [
-                    getattr(place, kind)(*case.constructor_input.args, **case.constructor_input.kwargs)
-                    for place in (nn, ns.nn)
-                ]
-                modules[1].load_state_dict(modules[0].state_dict())
+        given = info.module_inputs_func(
+            info, device="cpu", dtype=torch.float32, requires_grad=True, training=True
+        )
+        for case in given:
+            if case.forward_input is None:
+                continue
+            modules = [
+                getattr(place, kind)(*case.constructor_input.args, **case.constructor_input.kwargs)
+                for place in (nn, ns.nn)
+            ]
+            modules[1].load_state_dict(modules[0].state_dict())
+            for training in (True, False):
                 results = []
                 for module in modules:
                     module.train(training)

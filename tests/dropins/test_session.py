@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import struct
 
 import pytest
@@ -13,9 +14,10 @@ from torch import Tensor
 
 import nextstate as ns
 from agreement import assert_close
-from catalogue import BY_NAME, ROWS, Row, randomise_
+from catalogue import ROWS, Row
+from dropins.sessions import equal, made
 from nextstate.checks import InputError
-from nextstate.states import leaves, tree_map
+from nextstate.states import tree_map
 
 STEPS = 12
 DETERMINISTIC = tuple(row for row in ROWS if row.inputs != "resets")
@@ -24,15 +26,6 @@ wide = pytest.mark.parametrize(
     ("kind", "inputs", "hidden"),
     [(ns.GRU, 16, 32), (ns.GRU, 3, 5), (ns.LSTM, 16, 16), (ns.Elman, 32, 16), (ns.ProjectedLSTM, 16, 32)],
 )
-
-
-def made(kind: type[ns.Cell], inputs: int, hidden: int) -> ns.Cell:
-    return randomise_(kind(inputs, hidden, *((16,) if kind is ns.ProjectedLSTM else ()))).eval()
-
-
-def equal(one, other) -> bool:
-    pairs = zip(leaves(one), leaves(other), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
 
 
 @wide
@@ -185,6 +178,15 @@ def test_peek_fork_and_outputs_that_stay(kind: type[ns.Cell], inputs: int, hidde
         session.state = before
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda session: pickle.loads(pickle.dumps(session))])
+def test_a_copied_or_pickled_session_goes_on(copied) -> None:
+    session, us = ns.Session(made(ns.GRU, 16, 32)), torch.randn(4, 16)
+    session.step(us[0])
+    twin = copied(session)
+    expected = torch.stack([session.step(u) for u in us[1:]])
+    assert torch.equal(torch.stack([twin.step(u) for u in us[1:]]), expected)
+
+
 def test_the_cell_is_copied_in_eval_mode() -> None:
     cell = ns.Dropped(made(ns.GRU, 16, 16), state=0.5).train()
     us = torch.randn(3, 16)
@@ -220,6 +222,7 @@ def without(data: bytes, **changes: str) -> bytes:
     return struct.pack("<Q", len(text)) + text + data[8 + size :]
 
 
+HEADER = {"format": "nextstate state", "version": "1", "cell": "GRU"}
 DAMAGE = {
     "nothing": (lambda data: b"", "0 bytes that are no saved state"),
     "text": (lambda data: b"weights of a GRU", "no saved state"),
@@ -230,6 +233,10 @@ DAMAGE = {
     "other cell": (lambda data: ns.Session(ns.LSTM(16, 32)).save(), "of a LSTM, this is a GRU"),
     "other size": (lambda data: ns.Session(ns.GRU(16, 48)).save(), r"\(1, 48\) .*; this cell has \(1, 32\)"),
     "other rows": (lambda data: ns.Session(ns.GRU(16, 32), batch_size=2).save(), r"\(2, 32\)"),
+    "other names": (
+        lambda data: save({"h": torch.zeros(1, 32)}, HEADER),
+        "the state is None; this cell has",
+    ),
     "no bytes": (lambda data: "data", "expected bytes, got a str"),
 }  # fmt: skip
 
@@ -269,7 +276,12 @@ def test_wrong_input_is_refused_and_changes_nothing(call, words: str, warm: bool
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options"), [((torch.nn.GRU(3, 4),), {}), ((ns.GRU(3, 4),), {"batch_size": 0})]
+    ("arguments", "options"),
+    [
+        ((torch.nn.GRU(3, 4),), {}),
+        ((ns.GRU(3, 4),), {"batch_size": 0}),
+        ((ns.GRU(3, 4),), {"batch_size": True}),
+    ],
 )
 def test_a_session_needs_a_cell_and_rows(arguments, options) -> None:
     with pytest.raises(InputError):
@@ -285,102 +297,3 @@ def test_inputs_that_are_not_contiguous_or_need_gradients() -> None:
 
 def made_like(session: ns.Session) -> ns.Cell:
     return session._cell
-
-
-# Streams
-
-
-def test_streams_come_and_go_with_the_bits_of_each_alone() -> None:
-    cell = made(ns.LSTM, 16, 32)
-    draw = torch.Generator().manual_seed(5)
-    streams, alone, fresh = ns.Streams(cell), {}, ns.Session(cell)
-    for t in range(30):
-        for i in streams.open(int(torch.randint(0, 4, (), generator=draw))):
-            alone[i] = fresh.fork()
-        live = [i for i in streams.ids if torch.rand((), generator=draw) < 0.7]
-        live.reverse()
-        us = torch.randn(len(live), 16, generator=draw)
-        if live:
-            vs = streams.step(live, us)
-            assert torch.equal(vs, torch.stack([alone[i].step(u) for i, u in zip(live, us, strict=True)])), t
-        if t % 3 == 2 and len(streams) > 2:
-            gone = streams.ids[::3]
-            streams.close(gone)
-            for i in gone:
-                del alone[i]
-        assert streams.ids == list(alone)
-    assert max(alone) > len(alone), "no stream ever left"
-
-
-def test_chunks_of_different_length() -> None:
-    cell = made(ns.GRU, 16, 32)
-    streams = ns.Streams(cell)
-    ids, us, lengths = streams.open(3), torch.randn(6, 3, 16), torch.tensor([6, 0, 2])
-    vs = streams.feed(ids, us, lengths=lengths)
-    for k, n in enumerate(lengths.tolist()):
-        session = ns.Session(cell)
-        expected = session.feed(us[:n, k]) if n else torch.zeros(0, 32)
-        assert torch.equal(vs[:n, k], expected)
-        assert not vs[n:, k].any()
-        assert equal(streams.state([ids[k]]), session.state)
-
-
-def test_streams_fork_reset_save_and_restore() -> None:
-    cell = made(ns.GRU, 16, 32)
-    streams = ns.Streams(cell)
-    a, b = streams.open(2)
-    streams.feed([a, b], torch.randn(4, 2, 16))
-    (c,) = streams.fork([b])
-    assert equal(streams.state([c]), streams.state([b]))
-    data = streams.save([a, b])
-    streams.reset([b])
-    assert not streams.state([b]).any()
-    assert streams.state([c]).any()
-    elsewhere = ns.Streams(cell)
-    moved = elsewhere.restore(data)
-    assert equal(elsewhere.state(moved[:1]), streams.state([a]))
-    session = ns.Session(cell)
-    session.restore(streams.save([c]))
-    assert equal(session.state, streams.state([c]))
-    with pytest.raises(InputError, match="not all of it"):
-        elsewhere.restore(data[:-1])
-    assert len(elsewhere) == 2
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda s, a: s.step([a, a], torch.randn(2, 16)), "named twice"),
-        (lambda s, a: s.step([a, 99], torch.randn(2, 16)), r"\[99\] are not open streams \(2 are\)"),
-        (lambda s, a: s.step([a], torch.randn(2, 16)), "1 streams"),
-        (lambda s, a: s.step([a], torch.randn(1, 7)), "expected"),
-        (lambda s, a: s.step([a], None), "expected a tensor"),
-        (lambda s, a: s.close([7]), "not open"),
-        (lambda s, a: s.open(-1), "count"),
-    ],
-)
-def test_wrong_streams_are_refused_and_change_nothing(call, words: str) -> None:
-    streams = ns.Streams(made(ns.GRU, 16, 32))
-    a, b = streams.open(2)
-    streams.feed([a, b], torch.randn(4, 2, 16))
-    before = streams.state([a, b])
-    with pytest.raises(InputError, match=words):
-        call(streams, a)
-    assert equal(streams.state([a, b]), before)
-
-
-def test_a_closed_stream_stays_closed() -> None:
-    streams = ns.Streams(made(ns.GRU, 16, 32))
-    (a,) = streams.open()
-    streams.close([a])
-    (b,) = streams.open()
-    assert b != a
-    with pytest.raises(InputError, match="not open"):
-        streams.step([a], torch.randn(1, 16))
-
-
-def test_ids_as_input() -> None:
-    row = BY_NAME["Embedded GRU"]
-    streams = ns.Streams(row.cell(dtype=torch.float32))
-    found: Tensor = streams.step(streams.open(3), torch.tensor([0, 6, 2]))
-    assert found.shape == (3, 5)

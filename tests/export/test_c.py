@@ -220,6 +220,7 @@ def test_a_file_stands_alone(library) -> None:
         ),
         (nn.Linear(3, 4), "m.c", "the module is a Linear; expected a Cell"),
         (ns.GRU(3, 4).double(), "m.c", "float64"),
+        (nn.GRU(3, 4, device="meta"), "m.c", "on meta and has no numbers"),
         (ns.GRU(3, 4), "m.cpp", "'m.cpp'; expected a name in C"),
         (ns.GRU(3, 4), "my-model.c", "'my-model.c'"),
         (ns.GRU(3, 4), "while.c", "'while.c'"),

@@ -104,6 +104,7 @@ def test_no_operation_of_the_compiler_is_forgotten() -> None:
         (ns.Elman(3, 5, activation=nn.Sigmoid()), "RNN (Elman)"),
         (ns.Elman(3, 5, activation=torch.sin), "Scan (Elman)"),
         (ns.LayerNormGRU(3, 5), "Scan (LayerNormGRU)"),
+        (ns.Quantised(ns.GRU(3, 5), "int8"), "GRU (GRU)"),
     ],
 )
 def test_what_a_cell_becomes(cell: ns.Cell, operator: str, tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def frozen(operation: str, module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU, whose numbers must be float32."""
     tensors = (*module.parameters(), *module.buffers())
     for x in tensors:
+        if x.is_meta:
+            refuse(operation, f"a parameter is {describe(x)} on meta and has no numbers: load some first")
         if x.is_floating_point() and x.dtype is not torch.float32:
             refuse(operation, f"a parameter is {describe(x)}; the file holds float32: export module.float()")
     return copy.deepcopy(module, {id(x): x.detach().cpu().clone() for x in tensors}).eval()

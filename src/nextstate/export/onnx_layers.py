@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from nextstate.cell import Cell
 from nextstate.cells import GRU, LSTM, CoupledLSTM, Elman, PeepholeLSTM, ResetBeforeGRU
-from nextstate.combine import Dropped, Embedded, LearnedStart, Residual, Stacked
+from nextstate.combine import Dropped, Embedded, LearnedStart, Quantised, Residual, Stacked
 from nextstate.export.graph import step_graph
 from nextstate.export.onnx_graph import Graph
 from nextstate.export.onnx_scan import Frame, ScanWriter
@@ -221,7 +221,7 @@ def _embedded(
     return layers.run(cell.cell, [Value(name, table[:1])], table[:1], s0)
 
 
-def _learned(
+def _same(
     layers: Layers, cell: Any, us: list[Value], u: Tree, s0: list[str], backward: bool
 ) -> tuple[list[Value], Tree, list[str]]:
     return layers.run(cell.cell, us, u, s0, backward)
@@ -236,5 +236,6 @@ def _dropped(
 
 
 _PARTS: dict[type, Callable[..., tuple[list[Value], Tree, list[str]]]] = {
-    Stacked: _stacked, Residual: _residual, Embedded: _embedded, LearnedStart: _learned, Dropped: _dropped,
+    Stacked: _stacked, Residual: _residual, Embedded: _embedded, Dropped: _dropped,
+    LearnedStart: _same, Quantised: _same,
 }  # fmt: skip
