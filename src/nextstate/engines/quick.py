@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +25,15 @@ class Workspace:
     pointers: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What stays right as long as the weights do: their versions, them packed, workspaces to take from."""
+
+    versions: tuple[int, ...]
+    packed: Any
+    free: list[Workspace]
+
+
 @dataclass(slots=True)
 class Quick:
     """Runs one kernel for one shape of input, where torch has nothing to do before or after the loop."""
@@ -41,9 +50,7 @@ class Quick:
     state_at: list[int]
     lds: list[int]
     like: Tree
-    packed: Any = None
-    versions: tuple[int, ...] = ()
-    free: list[Workspace] = field(default_factory=list)
+    prepared: Prepared | None = None
 
     @staticmethod
     def make(kernel: Kernel, cell: Cell, us: Tensor, s0: Tree) -> Quick | None:
@@ -99,23 +106,26 @@ class Quick:
                 return None
         held = (*self.weights, *self.fixed)
         versions = (optimiser_steps(), *[w._version for w in held], *[w.data_ptr() for w in held])
-        if versions != self.versions:
-            self.packed = self.bound.native.pack([w.data_ptr() for w in self.weights])
-            self.versions = versions
-            self.free.clear()
-        work = self.free.pop() if self.free else self._workspace()
+        ready = self.prepared  # read once: another thread may put a new one in its place
+        if ready is None or ready.versions != versions:
+            packed = self.bound.native.pack([w.data_ptr() for w in self.weights])
+            ready = self.prepared = Prepared(versions, packed, [])
+        try:
+            work = ready.free.pop()
+        except IndexError:
+            work = self._workspace()
         steps, batch, _ = self.shape
         vs = memory(steps * batch, self.output_width).view(steps, batch, self.output_width)
         pointers = work.pointers
         pointers[self.input_at], pointers[self.output_at] = us.data_ptr(), vs.data_ptr()
         count = threads() if self.bound.work * steps * batch > SMALL else 1
         self.bound.native.run(
-            self.packed, pointers, [s.data_ptr() for s in starts], self.lds, [], steps, batch, 0, True,
+            ready.packed, pointers, [s.data_ptr() for s in starts], self.lds, [], steps, batch, 0, True,
             count, _engine.row_block(batch, count),
         )  # fmt: skip
         first = (steps % 2) * batch
         finals = [state[first : first + batch].clone() for state in work.states]
-        self.free.append(work)
+        ready.free.append(work)
         return vs, finals[0] if isinstance(s0, Tensor) else rebuild(s0, finals)
 
     def _workspace(self) -> Workspace:
