@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,10 +22,12 @@ if TYPE_CHECKING:  # imported when texts are scored: the other commands must ans
     from nextstate.buzzometer import Buzzometer, Explanation, Score
     from nextstate.tasks.buzz.tables import Row
 
-AT_ONCE = 1024
-"""Rows of a file scored together; of a stream, those that have arrived, up to as many."""
-
 DEFAULT = "score"
+
+
+class Engine(StrEnum):
+    here = "here"
+    ray = "ray"
 
 
 class ScoreByDefault(TyperGroup):
@@ -46,14 +49,19 @@ buzz.command("report")(report)
 def score(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, stdin, one a line.")] = None,
     file: Annotated[
-        Path | None, typer.Option(help="CSV, TSV, JSONL, Parquet or text lines (also .gz); - is stdin.")
+        Path | None,
+        typer.Option(
+            help="CSV, TSV, JSONL, Parquet or text lines (also .gz); - is stdin; 'folder/*.csv' is many."
+        ),
     ] = None,
     column: Annotated[
         str | None, typer.Option(help="Column of the texts; found if its name is usual.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="File for all rows with their scores; its ending says the format."),
+        typer.Option(
+            help="File for all rows with their scores; its ending says the format. Of many: a folder."
+        ),
     ] = None,
     format: Annotated[
         str | None,
@@ -61,6 +69,10 @@ def score(
     ] = None,
     model: Annotated[Path | None, typer.Option(help="A model of your own.")] = None,
     words: Annotated[int, typer.Option(min=0, help="Words to name that moved the score the most.")] = 5,
+    engine: Annotated[Engine, typer.Option(help="Of many files: here, or on the workers of Ray.")] = (
+        Engine.here
+    ),
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray's at most; all cores without it.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="JSON objects, one a line.")] = False,
 ) -> None:
     """What texts feel: a label, a score from -1 to +1 and the probability that the label is right.
@@ -69,12 +81,20 @@ def score(
 
     nextstate buzz --file reviews.csv --column text --out scored.csv
 
+    nextstate buzz --file 'folder/*.parquet' --engine ray --out scored
+
     A text that is itself the name of a sub-command, or begins with a dash, is written after --.
     """
     from nextstate.buzzometer import Buzzometer
 
     if texts and file is not None:
         refuse("buzz", "give texts or --file, not both")
+    many = file is not None and not file.exists() and any(mark in str(file) for mark in "*?[")
+    if engine is Engine.ray and not many:
+        refuse("buzz", "--engine ray goes with many files: --file 'folder/*.parquet'")
+    if many:
+        _score_many(str(file), out, column, model, engine, workers, json_output)
+        return
     buzzometer = Buzzometer.load(model)
     if texts:
         if out is not None:
@@ -134,7 +154,8 @@ def _score_table(
     format: str | None,
     json_output: bool,
 ) -> None:
-    from nextstate.tasks.buzz.scored import output_names, with_answer, writer_to, writing
+    from nextstate.recipes.buzz_files import AT_ONCE, answered
+    from nextstate.tasks.buzz.scored import output_names, writer_to, writing
     from nextstate.tasks.buzz.tables import arriving, format_of, read_table
 
     if str(file) == "-" and sys.stdin.isatty():
@@ -154,22 +175,49 @@ def _score_table(
         place = writing(out, table, "tsv" if format_of(out) == "lines" else format_of(out))
     with place as writer, _progress(file, out) as advance:
         for rows in arriving(table.rows, AT_ONCE) if streaming else _groups(table.rows, AT_ONCE):
-            readable = [row for row in rows if row.text is not None]
-            answers = iter(buzzometer.score([row.text for row in readable if row.text is not None]))
-            written = []
             for row in rows:
                 if row.text is None:
                     bad += 1
                     print(f"buzz: row {row.number} is kept without a score: {row.problem}", file=sys.stderr)
-                    written.append(with_answer(row.fields, renamed, (None, None, None)))
-                else:
-                    answer = next(answers)
-                    added = (answer.label, answer.score, answer.probability)
-                    written.append(with_answer(row.fields, renamed, added))
-            writer.write(written)
+            writer.write(answered(buzzometer, rows, renamed))
             advance(len(rows))
     if out is not None:
         print(f"wrote {out}" + (f"; {bad} rows could not be read" if bad else ""), file=sys.stderr)
+
+
+def _score_many(
+    pattern: str,
+    out: Path | None,
+    column: str | None,
+    model: Path | None,
+    engine: Engine,
+    workers: int | None,
+    json_output: bool,
+) -> None:
+    """Every file of a pattern into a folder; one that is refused stops no other, but says so at the end."""
+    from nextstate.recipes.buzz_files import pairs_of, score_here, score_on_ray
+
+    out = Path("scored") if out is None else out
+    pairs = pairs_of(pattern, out)
+    out.mkdir(parents=True, exist_ok=True)
+    on_ray = engine is Engine.ray
+    scored = score_on_ray(pairs, model, column, workers) if on_ray else score_here(pairs, model, column)
+    refused = []
+    results = sys.stdout
+    with redirect_stdout(sys.stderr):  # Ray prints what happens to its workers
+        for place, done in enumerate(scored, 1):
+            if done.problem:
+                refused.append(done)
+            if json_output:
+                print(json.dumps(done._asdict()), file=results, flush=True)
+            else:
+                told = done.problem or f"{done.rows} rows, {done.unread} without a text"
+                print(f"{place} of {len(pairs)}: {done.source}: {told}")
+    for left in out.glob(".writing-*"):  # of workers that were killed
+        left.unlink()
+    print(f"wrote {len(pairs) - len(refused)} files to {out}", file=sys.stderr)
+    if refused:
+        refuse("buzz", f"{len(refused)} of {len(pairs)} files are not scored; {refused[0].problem}")
 
 
 def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
