@@ -12,6 +12,7 @@ from nextstate import InputError
 from nextstate.machines import (
     DFA,
     STUCK,
+    CounterMachine,
     compile,
 )
 from nextstate.machines.library import (
@@ -107,6 +108,9 @@ def test_settings_that_break_exactness_are_refused() -> None:
         (marked_palindromes(), {"memory": "cantor", "cell": "lstm"}),
         (marked_palindromes(), {"memory": "cantor", "activation": "tanh"}),
         (marked_palindromes(), {"memory": "digital", "depth": 0}),
+        (marked_palindromes(), {"memory": "digital", "depth": 10**9}),
+        (marked_palindromes(), {"memory": "limbs", "depth": 10**9}),
+        (CounterMachine("a", "p", "p", "p", {("p", "a", "+" * 40): ("p", (0,) * 40)}, 40), {}),
         ("0*1", {}),
     ],
     ids=str,

@@ -26,6 +26,8 @@ from nextstate.machines.turing import TuringMachine
 
 _FORMATS = {torch.float16: (11, -24), torch.float32: (24, -126), torch.float64: (53, -1022)}
 """Significand bits, and the exponent of the smallest number that no flushing of subnormals loses."""
+_LARGEST = 20_000
+"""Units of a network at most: its recurrent weights alone are this number squared."""
 MEMORIES = ("grow", "digital", "limbs", "cantor", "fraction")
 
 
@@ -56,7 +58,7 @@ def compile(
     `depth` also lowers the limit of "cantor" and of counters.
 
     Every network starts from the zero state. A run that leaves the exact range raises ExactnessLost.
-    Raises InputError for choices that do not fit the machine.
+    Raises InputError for choices that do not fit the machine, or take more than 20,000 units.
 
     >>> from nextstate.machines import DFA
     >>> even = DFA.table("01", {"even": ["even", "odd"], "odd": ["odd", "even"]}, accepting=["even"])
@@ -185,8 +187,12 @@ def _blueprint(
         return finite_blueprint(machine)
     significand, smallest = _FORMATS[dtype]
     if isinstance(machine, CounterMachine):
+        _check_size(sum(2 ** tests.count("+") for _, _, tests in machine.transitions), "tests of counters")
         return counter_blueprint(machine, _limit(depth, _largest_count(machine, significand), dtype))
     program = program_of(machine)
+    if memory in ("digital", "limbs"):
+        places = (depth or 64) // (1 if memory == "digital" else significand)
+        _check_size(places * program.stacks * max(program.symbols, 1), "symbols of depth")
     if memory == "digital":
         return stack_blueprint(program, DigitalStore(program, depth or 64), depth or 64)
     if memory == "fraction":
@@ -215,6 +221,11 @@ def _limbed(program: Program, depth: int, significand: int, smallest: int, doubl
     else:
         refuse("compile", f"depth={depth} cannot be counted exactly in this dtype; take a wider one")
     return blueprint
+
+
+def _check_size(units: int, why: str) -> None:
+    if units > _LARGEST:
+        refuse("compile", f"that many {why} take {units} units or more; a network has at most {_LARGEST}")
 
 
 def _limit(depth: int | None, proved: int | None, dtype: torch.dtype) -> int:
