@@ -60,7 +60,7 @@ def train_text(
         float | None, typer.Option(min=0, max=0.9, help="Instead of the one by the passes over the text.")
     ] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="Measurements without gain: stop.")] = None,
-    sample: Annotated[int, typer.Option(min=0, help="Characters written at each measurement.")] = 160,
+    sample: Annotated[int, typer.Option(min=0, help="Tokens written at each measurement.")] = 160,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, or auto.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="A JSON object a record on stdout.")] = False,
 ) -> None:
