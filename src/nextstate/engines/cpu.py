@@ -26,6 +26,7 @@ from nextstate.engines.layout import Layout
 from nextstate.engines.masked import Masked
 from nextstate.engines.operator import Registered
 from nextstate.engines.quick import Quick
+from nextstate.engines.team import share
 from nextstate.engines.watch import Watch, unfit
 from nextstate.lengths import last_valid, valid_steps, zero_padding
 from nextstate.states import Tree, leaves, rebuild
@@ -59,6 +60,7 @@ class CpuEngine:
     def __init__(self) -> None:
         self.known: WeakKeyDictionary[Cell, _Record] = WeakKeyDictionary()
         self._renew_lock()
+        share()
         os.register_at_fork(after_in_child=self._renew_lock)
 
     def _renew_lock(self) -> None:
