@@ -19,7 +19,8 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip() and not line.startswith("#")
 ]
-QUICK = [command for command in COMMANDS if "nextstate" in command and "train" not in command]
+SLOW = re.compile(r"train|serve|experiment|book\.txt|posts\.csv")  # take minutes, or want a file of your own
+QUICK = [command for command in COMMANDS if "nextstate" in command and not SLOW.search(command)]
 
 
 def run(command: str) -> subprocess.CompletedProcess:
@@ -44,9 +45,9 @@ def test_every_command_is_known():
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
 
 
-def test_training_commands_are_understood():
+def test_slow_commands_are_understood():
     for command in COMMANDS:
-        if "nextstate train" in command:
+        if "nextstate" in command and SLOW.search(command):
             assert run(command + " --help").returncode == 0
 
 
