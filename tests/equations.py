@@ -142,6 +142,24 @@ def layer_norm_lstm(p, u, s):
     return h, [h, c]
 
 
+def stack_rnn(p, u, s):
+    h, stack = s
+    width = len(p["bias_push"])
+    cells = [stack[k : k + width] for k in range(0, len(stack), width)]
+    top = product(p["weight_top"], cells[0])
+    h = [math.tanh(x + y) for x, y in zip(gate(p, 0, u, h, len(h)), top, strict=True)]
+    powers = [math.exp(x + b) for x, b in zip(product(p["weight_action"], h), p["bias_action"], strict=True)]
+    push, pop, keep = (x / sum(powers) for x in powers)
+    pushed = [sigmoid(x + b) for x, b in zip(product(p["weight_push"], h), p["bias_push"], strict=True)]
+    below, above = [pushed, *cells[:-1]], [*cells[1:], [0.0] * width]
+    mixed = [
+        push * a + pop * b + keep * c
+        for three in zip(below, above, cells, strict=True)
+        for a, b, c in zip(*three, strict=True)
+    ]
+    return h, [h, mixed]
+
+
 BY_NAME = {
     "Elman": elman,
     "GRU": gru,
@@ -153,4 +171,5 @@ BY_NAME = {
     "ProjectedLSTM": projected_lstm,
     "CoupledLSTM": coupled_lstm,
     "LayerNormLSTM": layer_norm_lstm,
+    "StackRNN": stack_rnn,
 }
