@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from nextstate.networks.document_classifier import (
 )
 from nextstate.tasks.buzz.calibration import Temperature
 from nextstate.tasks.buzz.words import Words
+from nextstate.writing import whole
 
 FORMAT = "nextstate-buzz-1"
 """The one key of the file's metadata: with several, safetensors would write them in a random order."""
@@ -207,9 +207,8 @@ class Buzzometer:
             "temperature": self.shape.temperature,
             "words": json.loads(self.words.to_json()),
         }
-        aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-        aside.write_bytes(save(packed, metadata={FORMAT: json.dumps(about, ensure_ascii=False)}))
-        aside.replace(path)
+        with whole("Buzzometer.save", path) as aside:
+            aside.write_bytes(save(packed, metadata={FORMAT: json.dumps(about, ensure_ascii=False)}))
 
     @classmethod
     def load(cls, path: Path | str | None = None) -> Buzzometer:

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from nextstate.checks import refuse
 from nextstate.cli.buzz_report import report
 from nextstate.cli.buzz_track import track
+from nextstate.writing import folder_of
 
 if TYPE_CHECKING:  # imported when texts are scored: the other commands must answer at once
     from nextstate.buzzometer import Buzzometer, Explanation, Score
@@ -199,7 +200,7 @@ def _score_many(
 
     out = Path("scored") if out is None else out
     pairs = pairs_of(pattern, out)
-    out.mkdir(parents=True, exist_ok=True)
+    folder_of("buzz", out)
     on_ray = engine is Engine.ray
     scored = score_on_ray(pairs, model, column, workers) if on_ray else score_here(pairs, model, column)
     refused = []

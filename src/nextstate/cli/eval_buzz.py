@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from nextstate.checks import refuse
+from nextstate.writing import folder_of
 
 
 def eval_buzz(
@@ -50,7 +51,7 @@ def eval_buzz(
         names = tuple(names[number] for number in keep)
     found = figures(probabilities, truth, names)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        folder_of("eval buzz", out)
         draw_confusion(found, out / "confusion.png")
         draw_calibration(found, out / "calibration.png")
     if json_output:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextstate.checks import refuse
+from nextstate.writing import folder_of, write_text
 
 if TYPE_CHECKING:  # imported when an experiment starts: the other commands must answer at once
     from nextstate.recipes.memory_tasks import Experiment, Outcome
@@ -36,8 +37,6 @@ def experiment(
     claimed of it (docs/dynamics.md has the claims).
     """
     folder = Path("runs") / f"experiment-{name}" if out is None else out
-    if folder.exists() and not folder.is_dir():
-        refuse("experiment", f"--out {folder} is a file; it must be a folder, or a name that is free")
     if name == "gradient-descent":
         if steps is not None or seed:
             refuse("experiment", "gradient-descent has no --seed and no --steps: its figures are fixed")
@@ -86,11 +85,10 @@ def experiment(
 
 def _descent(folder: Path, json_output: bool) -> None:
     from nextstate.recipes.gradient_descent import draw, figures
-    from nextstate.recipes.memory_tasks import write
 
-    folder.mkdir(parents=True, exist_ok=True)
+    folder_of("experiment", folder)
     found = figures()
-    write(folder / "results.json", json.dumps(found, indent=1))
+    write_text(folder / "results.json", json.dumps(found, indent=1))
     draw(folder / "results.png")
     print(json.dumps(found) if json_output else "\n".join(f"{key}: {found[key]}" for key in found))
     print(f"wrote {folder}/results.json, results.png", file=sys.stderr)
@@ -98,16 +96,14 @@ def _descent(folder: Path, json_output: bool) -> None:
 
 def _same_run(folder: Path, settings: str) -> None:
     """Begin a run in a folder, or make sure that the unfinished one found there is this one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    from nextstate.recipes.memory_tasks import write
-
+    folder_of("experiment", folder)
     note = folder / "run.json"
     if note.exists():
         if note.read_text() != settings:
             refuse("experiment", f"{folder} holds an unfinished run with other settings; name another --out")
         return
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    write(note, settings)
+    write_text(note, settings)
 
 
 class _progress:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nextstate.checks import refuse
+from nextstate.writing import folder_of, write_text
 
 
 def inspect(
@@ -29,8 +28,8 @@ def inspect(
     from nextstate.dynamics import inspect
     from nextstate.recipes.samples import sample
 
-    if out is not None and out.exists() and not out.is_dir():
-        refuse("inspect", f"--out {out} is a file; it must be a folder, or a name that is free")
+    if out is not None:
+        folder_of("inspect", out)
     read = sample(model, data, seed=seed)
     print(f"{model} reads {read.about}", file=sys.stderr)
     report = inspect(read.module, read.batch, loss=read.loss)
@@ -38,7 +37,5 @@ def inspect(
     print(json.dumps(found) if json_output else report)
     if out is not None:
         pictures = report.draw(out)
-        aside = out / f".writing-{os.getpid()}-report.json"
-        aside.write_text(json.dumps(found, indent=1))
-        aside.replace(out / "report.json")
+        write_text(out / "report.json", json.dumps(found, indent=1))
         print(f"wrote {', '.join(str(path) for path in [*pictures, out / 'report.json'])}", file=sys.stderr)

@@ -10,6 +10,7 @@ import typer
 
 from nextstate.checks import InputError, refuse
 from nextstate.cli.machine_tasks import tasks
+from nextstate.writing import folder_of
 
 machine = typer.Typer(help="Automata and Turing machines as networks.", no_args_is_help=True)
 machine.command("tasks")(tasks)
@@ -159,7 +160,7 @@ def circle_language(
     if not isinstance(truth, DFA):
         refuse("machine circle", f"{file} is a {type(truth).__name__}; the circle is for acceptors (dfa)")
     done = circle(truth, seed=seed, seconds=seconds)
-    out.mkdir(parents=True, exist_ok=True)
+    folder_of("machine circle", out)
     draw(done.truth, out / "1-truth.svg", title="1. the language")
     draw_lessons(done.lessons, out / "2-training.svg")
     draw(done.found.machine, out / "3-found.svg", title=f"3. found in the GRU ({done.found.status})")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextstate.checks import refuse
+from nextstate.writing import folder_of
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
     from nextstate.training import Record
@@ -50,7 +51,7 @@ def tasks(
     set_threads(torch.get_num_threads())
     torch.set_num_threads(1)
     recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
-    out.mkdir(parents=True, exist_ok=True)
+    folder_of("machine tasks", out)
     results = read_results(out / "results.json", recipe)
     for name in task or FITTING:
         for kind in cell or CELLS:

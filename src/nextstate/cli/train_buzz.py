@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextstate.checks import refuse
+from nextstate.writing import folder_of, write_text
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
     from lightning_fabric import Fabric
@@ -90,7 +90,7 @@ def train_buzz(
     train, held, tested = (
         as_ids(words, [texts[place] for place in part], [numbers[place] for place in part]) for part in parts
     )
-    out.mkdir(parents=True, exist_ok=True)
+    folder_of("train buzz", out)
     settings = {
         "data": str(data),
         "rows": len(texts),
@@ -127,7 +127,8 @@ def train_buzz(
         planned = planned_steps(run, minutes)  # by every process: what it tries they do together
         run.plan = type(run.plan)(of_first(fabric, lambda: planned))
     of_first(
-        fabric, lambda: _write(out / "run.json", json.dumps(settings | {"steps": run.plan.total}, indent=1))
+        fabric,
+        lambda: write_text(out / "run.json", json.dumps(settings | {"steps": run.plan.total}, indent=1)),
     )
     _follow(run.records(), fabric, json_output)
     if not fabric.is_global_zero:  # the first process writes and tells
@@ -151,11 +152,11 @@ def train_buzz(
         title="A sentiment model",
         data=[f"{data.name}: {len(texts)} labelled texts; {len(train)} trained on, {len(held)} held back"],
         seed=seed,
-        seconds=run.state.seconds,
+        took=f"{run.state.step} steps in {run.state.seconds:.0f} seconds",
         measured=measured,
         command=f"nextstate train buzz {data.name} --label-column {label_column} --seed {seed}",
     )
-    _write(out / "model.md", card)
+    write_text(out / "model.md", card)
     for name in ("checkpoints", "checkpoints-reading"):
         shutil.rmtree(out / name, ignore_errors=True)
     (out / "run.json").unlink()
@@ -220,12 +221,6 @@ def _same_run(out: Path, settings: dict[str, Any]) -> int | None:
     if found != json.loads(json.dumps(settings)):
         refuse("train buzz", f"{out} holds an unfinished run with other settings; name another --out")
     return None if steps is None else int(steps)
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    aside.write_text(text)
-    aside.replace(path)
 
 
 def _follow(records: Iterator[Record], fabric: Fabric, json_output: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextstate.checks import refuse
+from nextstate.writing import folder_of, write_text
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
     from nextstate.recipes.sort import Recipe
@@ -70,7 +70,7 @@ def train_sort(
         refuse("train sort", f"device is {device!r}; expected cpu, cuda or auto")
     if precision not in ("32-true", "bf16-mixed"):
         refuse("train sort", f"precision is {precision!r}; expected 32-true or bf16-mixed")
-    out.mkdir(parents=True, exist_ok=True)
+    folder_of("train sort", out)
     plan = {"recipe": asdict(chosen), "seed": seed, "minutes": minutes, "precision": precision}
     fabric = here(device, precision)
     of_first(fabric, lambda: _same_run(out, plan))
@@ -100,8 +100,8 @@ def train_sort(
     card = model_card(
         chosen, seed=seed, steps=state.step, seconds=state.seconds, entries=entries, evaluation_seed=1
     )
-    _write(out / "model.md", card)
-    _write(out / "curve.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in history))
+    write_text(out / "model.md", card)
+    write_text(out / "curve.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in history))
     draw_curve(history, out / "curve.png")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     (out / "run.json").unlink()
@@ -133,7 +133,7 @@ def _same_run(out: Path, plan: dict) -> None:
         return
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     (out / "curve.jsonl").unlink(missing_ok=True)
-    _write(out / "run.json", described)
+    write_text(out / "run.json", described)
 
 
 def _earlier_records(path: Path) -> list[Record]:
@@ -147,12 +147,6 @@ def _earlier_records(path: Path) -> list[Record]:
         except ValueError:
             continue
     return records
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    aside.write_text(text)
-    aside.replace(path)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextstate.checks import refuse
+from nextstate.writing import folder_of, write_text
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
     from nextstate.recipes.text import Recipe, Run
@@ -80,8 +80,7 @@ def train_text(
     torch.set_num_threads(1)
     if minutes is not None and steps is not None:
         refuse("train text", f"minutes is {minutes} and steps is {steps}; give one of them")
-    if out.exists() and not out.is_dir():
-        refuse("train text", f"--out {out} is a file; name a folder")
+    folder_of("train text", out)
     sources = find_files(files)
     fabric = here()
     corpus = of_first(
@@ -139,8 +138,8 @@ def train_text(
         parameters=sum(p.numel() for p in model.network.parameters()),
         command=_command(wishes, sources),
     )
-    _write(out / "model.md", card)
-    _write(out / "curve.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in history))
+    write_text(out / "model.md", card)
+    write_text(out / "curve.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in history))
     draw_curve(history, ratio, out / "curve.png")
     for folder in ("checkpoints", "corpus"):
         shutil.rmtree(out / folder, ignore_errors=True)
@@ -191,7 +190,7 @@ def _same_run(out: Path, wishes: dict[str, Any], make: Callable[[], Recipe]) -> 
     recipe = make()
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     (out / "curve.jsonl").unlink(missing_ok=True)
-    _write(path, json.dumps({"wishes": wishes, "recipe": asdict(recipe)}, indent=1))
+    write_text(path, json.dumps({"wishes": wishes, "recipe": asdict(recipe)}, indent=1))
     return recipe
 
 
@@ -252,13 +251,6 @@ def _earlier_records(path: Path) -> list[Record]:
         except ValueError:
             continue
     return records
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    aside.write_text(text)
-    aside.replace(path)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nextstate.dynamics.report import SHARE, Part
+from nextstate.writing import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,9 +58,8 @@ def draw_part(part: Part, folder: Path) -> Path:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure, aside first and then renamed."""
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    figure.savefig(aside, dpi=110, format="png")
-    aside.replace(path)
+    with whole("draw", path) as aside:
+        figure.savefig(aside, dpi=110, format="png")
 
 
 def _by_lag(axis: Any, part: Part) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from nextstate.export.graph import StepGraph, frozen, step_graph
 from nextstate.export.names import paths
 from nextstate.export.stream import as_cell, input_of
 from nextstate.states import Tree, leaves, tree_map
+from nextstate.writing import whole
 
 OPERATION = "export.c"
 WEIGHTS = ("float32", "int8")
@@ -94,16 +94,9 @@ def c(module: nn.Module, path: str | Path, us: Tree | None = None, *, weights: s
         graph = step_graph(OPERATION, cell, u, s)
         writer = _Writer(path.stem, type(module).__name__, graph, u, s, weights == "int8")
     header = path.with_suffix(".h")
-    texts = {path: writer.source(), header: writer.header()}
-    aside = {file: file.with_name(f".writing-{os.getpid()}-{file.name}") for file in texts}
-    try:
-        for file, text in texts.items():
-            aside[file].write_text(text)
-        for file, written in aside.items():
-            written.replace(file)
-    finally:
-        for written in aside.values():
-            written.unlink(missing_ok=True)
+    with whole(OPERATION, path) as source, whole(OPERATION, header) as beside:
+        source.write_text(writer.source())
+        beside.write_text(writer.header())
     return CFile(
         path, header, writer.prototype(), writer.constants, 4 * max(1, sum(graph.state_widths)),
         4 * writer.floats,

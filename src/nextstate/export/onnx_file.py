@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from nextstate.export.onnx_networks import of_classifier, of_encoder_decoder, of
 from nextstate.export.onnx_start import OPERATION, Model, Port
 from nextstate.networks import Bidirectional, EncoderDecoder, LanguageModel, SequenceClassifier
 from nextstate.states import Tree
+from nextstate.writing import whole
 
 TOLERANCE = 2e-5
 """Largest difference allowed, relative to the largest number of an output (or to 1)."""
@@ -92,9 +92,8 @@ def onnx(module: nn.Module, path: str | Path, us: Tree | None = None) -> OnnxFil
         model = _model(frozen(OPERATION, module), us)
         data = _bytes(model, type(module).__name__)
         difference = _compare(model, data)
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    aside.write_bytes(data)
-    aside.replace(path)
+    with whole(OPERATION, path) as aside:
+        aside.write_bytes(data)
     return OnnxFile(
         path,
         tuple(_said(port) for port in model.inputs),

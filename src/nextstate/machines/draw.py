@@ -13,7 +13,7 @@ from nextstate.machines.counters import CounterMachine
 from nextstate.machines.formats import Machine
 from nextstate.machines.pushdown import PDA
 from nextstate.machines.turing import TuringMachine
-from nextstate.machines.writing import whole
+from nextstate.writing import whole
 
 Point = tuple[float, float]
 

@@ -12,7 +12,7 @@ from nextstate.machines.automata import DFA, Mealy, Moore
 from nextstate.machines.counters import CounterMachine
 from nextstate.machines.pushdown import EMPTY, PDA
 from nextstate.machines.turing import TuringMachine
-from nextstate.machines.writing import whole
+from nextstate.writing import whole
 
 Machine = DFA | Moore | Mealy | CounterMachine | PDA | TuringMachine
 KINDS: dict[str, type] = {

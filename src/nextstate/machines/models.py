@@ -18,7 +18,7 @@ from nextstate.machines.compiling.compiled import Compiled
 from nextstate.machines.compiling.compiler import compile
 from nextstate.machines.extraction.observed import Recogniser
 from nextstate.machines.formats import from_json, to_json
-from nextstate.machines.writing import whole
+from nextstate.writing import whole
 
 _CELLS = {"GRU": GRU, "LSTM": LSTM, "Elman": Elman}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from nextstate.recipes.buzz import Recipe
 from nextstate.tasks.buzz.measure import Figures
+from nextstate.writing import whole
 
 
 def draw_confusion(figures: Figures, path: Path) -> None:
@@ -69,9 +69,8 @@ def _draw(draw: Callable[[Any], None], path: Path) -> None:
 
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     draw(figure.subplots())
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    figure.savefig(aside, dpi=120, format="png")
-    aside.replace(path)
+    with whole("draw", path) as aside:
+        figure.savefig(aside, dpi=120, format="png")
 
 
 def figures_table(figures: Figures) -> list[str]:
@@ -89,11 +88,14 @@ def model_card(
     title: str,
     data: Sequence[str],
     seed: int,
-    seconds: float,
+    took: str,
     measured: dict[str, Figures],
     command: str,
 ) -> str:
-    """The card of a trained Buzzometer, in Markdown: what it is, its data, how it was made and measured."""
+    """The card of a trained Buzzometer, in Markdown: what it is, its data, how it was made and measured.
+
+    `took` says how long training was, in words: "900 steps in 70 seconds".
+    """
     lines = [
         f"# {title}",
         "",
@@ -108,7 +110,7 @@ def model_card(
         "",
         f"`{command}`",
         "",
-        f"{seconds:.0f} seconds of a processor's time or less, seed {seed}. Recipe:",
+        f"{took}, seed {seed}. Recipe:",
         "",
         *[f"- {name}: {value}" for name, value in asdict(recipe).items()],
         "",

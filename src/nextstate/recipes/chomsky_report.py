@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nextstate.checks import refuse
 from nextstate.machines.chomsky import TASKS
-from nextstate.machines.writing import whole
 from nextstate.recipes.chomsky import CELLS, FITTING, PUBLISHED, Recipe, Result
+from nextstate.writing import whole
 
 
 def read_results(path: Path, recipe: Recipe) -> list[Result]:

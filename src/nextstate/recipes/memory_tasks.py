@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from nextstate.training import (
     fit,
     warmup_cosine,
 )
+from nextstate.writing import write_text
 
 TEST_SEED = 1_000_003
 """Of the sequences on which figures are measured; training uses seeds below."""
@@ -278,7 +278,7 @@ def run(
             if isinstance(happened, Outcome):
                 outcomes.append(happened)
     out.mkdir(parents=True, exist_ok=True)
-    write(out / "results.json", json.dumps(results(name, experiment, outcomes, seed), indent=1))
+    write_text(out / "results.json", json.dumps(results(name, experiment, outcomes, seed), indent=1))
     draw(experiment, outcomes, out / "results.png")
 
 
@@ -375,10 +375,3 @@ def draw(experiment: Experiment, outcomes: list[Outcome], path: Path) -> None:
     left.legend(fontsize=8)
     right.legend(fontsize=8)
     save_png(figure, path)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text, aside first and then renamed."""
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    aside.write_text(text)
-    aside.replace(path)

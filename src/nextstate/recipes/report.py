@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from nextstate.recipes.sort import Recipe
 from nextstate.tasks.sort import Entry, Score
 from nextstate.training import Record
+from nextstate.writing import whole
 
 
 def by_law(entries: Iterable[Entry]) -> dict[str, Score]:
@@ -43,9 +43,8 @@ def draw_curve(records: Sequence[Record], path: Path) -> None:
     right.set(ylim=(-2, 102), xlabel="seconds of training", ylabel="%", title="unseen lists, greedy")
     if measured:
         right.legend(loc="center right")
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    figure.savefig(aside, dpi=120, format="png")
-    aside.replace(path)
+    with whole("draw_curve", path) as aside:
+        figure.savefig(aside, dpi=120, format="png")
 
 
 def model_card(

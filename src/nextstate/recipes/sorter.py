@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from nextstate.checks import InputError, refuse
 from nextstate.networks import EncoderDecoder
 from nextstate.run import engine
+from nextstate.writing import whole
 
 FORMAT = "nextstate-sorter-1"
 """The one key of the file's metadata: with several, safetensors would write them in a random order."""
@@ -92,11 +92,10 @@ class TrainedSorter:
     def save(self, path: Path) -> None:
         """Write weights and range to one safetensors file, aside first and then renamed."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.network.state_dict().items()}
         about = {"hidden_size": self.size, "range": asdict(self.range)}
-        aside.write_bytes(save(tensors, metadata={FORMAT: json.dumps(about)}))
-        aside.replace(path)
+        with whole("save", path) as aside:
+            aside.write_bytes(save(tensors, metadata={FORMAT: json.dumps(about)}))
 
 
 def sorting_network(largest: int, hidden_size: int) -> EncoderDecoder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from inspect import signature
@@ -24,6 +23,7 @@ from nextstate.networks import DynamicScorer, LanguageModel, Scorer
 from nextstate.tasks.text import Unit, unit_from_json
 from nextstate.tasks.text.sources import at_line_ends
 from nextstate.tasks.text.units import as_characters
+from nextstate.writing import whole
 
 FORMAT = "nextstate-text-1"
 """The one key of the file's metadata: with several, safetensors would write them in a random order."""
@@ -197,15 +197,14 @@ class TextModel:
     def save(self, path: Path) -> None:
         """Write weights (float16), shape and unit to one safetensors file, aside first and then renamed."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
         tensors = {
             name: t.detach().cpu().half().contiguous()
             for name, t in self.network.state_dict().items()
             if not (self.shape.tied and name == "readout.weight")
         }
         about = {"shape": asdict(self.shape), "unit": self.unit.to_json()}
-        aside.write_bytes(save(tensors, metadata={FORMAT: json.dumps(about)}))
-        aside.replace(path)
+        with whole("save", path) as aside:
+            aside.write_bytes(save(tensors, metadata={FORMAT: json.dumps(about)}))
 
     def _encoded(self, text: bytes) -> np.ndarray:
         return self.unit.encode(text)

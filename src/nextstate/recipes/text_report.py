@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from nextstate.recipes.text import Recipe
 from nextstate.tasks.text import Corpus
 from nextstate.training import Record
+from nextstate.writing import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -157,8 +157,6 @@ def _to_nats(bits: Any) -> Any:
 def _save(figure: Figure, path: Path) -> None:
     import warnings
 
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    with warnings.catch_warnings():
+    with whole("draw", path) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a sign the font has not is drawn as a box
         figure.savefig(aside, dpi=120, format="png")
-    aside.replace(path)

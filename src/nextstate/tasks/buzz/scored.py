@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import IO, Any, Protocol
 
 from nextstate.checks import refuse
 from nextstate.tasks.buzz.tables import Table, _arrow_parquet
+from nextstate.writing import whole
 
 ADDED = ("label", "score", "probability")
 """What is added to every row; empty where a row could not be read."""
@@ -125,8 +125,7 @@ def writer_to(stream: IO[str], table: Table, format: str) -> Writer:
 def writing(path: Path, table: Table, format: str) -> Iterator[Writer]:
     """A writer to a file that appears under its name when all rows are in it, and not before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    try:
+    with whole("table", path) as aside:
         if format == "parquet":
             writer: Writer = Parquet(aside, table, output_names(table.names))
             yield writer
@@ -134,6 +133,3 @@ def writing(path: Path, table: Table, format: str) -> Iterator[Writer]:
         else:
             with aside.open("w", encoding="utf-8", newline="") as stream:
                 yield writer_to(stream, table, format)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

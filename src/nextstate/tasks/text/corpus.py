@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import numpy as np
 from nextstate.checks import refuse
 from nextstate.tasks.text.sources import PIECE, at_line_ends, character_start
 from nextstate.tasks.text.units import BPE, Bytes, Characters, Unit, count_characters, unit_from_json
+from nextstate.writing import whole, write_text
 
 FORMAT = 1
 
@@ -89,9 +89,7 @@ def prepare_corpus(
             "training": asdict(found.training),
             "validation": asdict(found.validation),
         }
-        aside = folder / ".writing-about.json"
-        aside.write_text(json.dumps(about))
-        aside.replace(folder / "about.json")
+        write_text(folder / "about.json", json.dumps(about))
     raw.unlink()
     return found
 
@@ -164,14 +162,12 @@ def _divide(raw: Path, cut: int, size: int, unit: str, vocabulary: int, folder: 
 
 def _encode(unit: Unit, pieces: Callable[[], Iterator[bytes]], path: Path) -> int:
     dtype = np.uint8 if unit.size <= 256 else np.uint16
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
     tokens = 0
-    with aside.open("wb") as file:
+    with whole("corpus", path) as aside, aside.open("wb") as file:
         for piece in at_line_ends(pieces()):
             ids = unit.encode(piece).astype(dtype, copy=False)
             file.write(ids.tobytes())
             tokens += len(ids)
-    aside.replace(path)
     return tokens
 
 

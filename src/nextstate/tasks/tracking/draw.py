@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from pathlib import Path
 
 from nextstate.tasks.tracking.index import CONFIDENCE, Entry, Report
+from nextstate.writing import whole
 
 
 def draw_report(report: Report, path: Path) -> None:
@@ -41,9 +41,8 @@ def draw_report(report: Report, path: Path) -> None:
     panels[-1].xaxis.set_major_locator(locator)
     panels[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))
     figure.suptitle(f"Sentiment a day, {100 * CONFIDENCE:g} % intervals; dotted: days that changed")
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    figure.savefig(aside, format="png", dpi=120)
-    aside.replace(path)
+    with whole("draw", path) as aside:
+        figure.savefig(aside, format="png", dpi=120)
 
 
 def _without_gaps(entries: list[Entry]) -> list[list[Entry]]:
