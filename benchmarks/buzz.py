@@ -293,7 +293,7 @@ def bench_general(options: argparse.Namespace) -> dict[str, Any]:
         title="A model of sentiment",
         data=GENERAL_DATA,
         seed=options.seed,
-        seconds=time.process_time() - began,
+        took=f"{time.process_time() - began:.0f} seconds of the processor, all threads",
         measured=found,
         command="python benchmarks/buzz.py DATA --only general",
     )

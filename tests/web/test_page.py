@@ -13,6 +13,7 @@ from nextstate.tasks.tracking.store import Scored
 from nextstate.web.limits import Limits
 from nextstate.web.models import Models
 from web.browser import absent, chromium, serving
+from web.page import Page
 
 if absent():
     pytest.skip(absent(), allow_module_level=True)
@@ -56,51 +57,6 @@ def address(buzz, tracked):
 @pytest.fixture
 def page(driver, address):
     return Page(driver, address)
-
-
-class Page:
-    """What a person does with the page."""
-
-    def __init__(self, driver, address):
-        self.driver = driver
-        driver.get_log("browser")
-        driver.get(address)
-        self.wait(lambda: self["version"].text.startswith("NextState"))
-
-    def __getitem__(self, name):
-        return self.driver.find_element(By.ID, name)
-
-    def all(self, selector):
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def wait(self, condition, seconds=40):
-        end = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < end, f"the page does not come to it: {self['summary'].text}"
-            time.sleep(0.05)
-        return found
-
-    def type(self, text):
-        self["text"].clear()
-        self["text"].send_keys(text)
-
-    def score(self):
-        return float(self["gauge"].get_attribute("aria-valuenow"))
-
-    def choose(self, path):
-        """Choose a file; returns the summary, or what is said to be wrong."""
-        self["file"].send_keys(str(path))
-        return self.outcome()
-
-    def outcome(self):
-        return self.wait(lambda: self["summary"].text or self["file-error"].text)
-
-    def run(self, script, *arguments):
-        return self.driver.execute_async_script(
-            f"const done = arguments[arguments.length - 1]; (async () => {{ {script} }})()"
-            ".then(done, error => done(`failed: ${error}`));",
-            *arguments,
-        )
 
 
 def test_the_gauge_moves_and_the_words_are_coloured(page, buzz):

@@ -49,6 +49,39 @@ def evaluate(nodes: Iterable[fx.Node], env: Env, batch: int, rows: int) -> None:
         env[node] = node.target(*arguments, **named)  # type: ignore[operator]
 
 
+def prepared(nodes: Iterable[fx.Node], env: Env, batch: int, rows: int) -> Callable[[Env], None]:
+    """`evaluate` for many calls: what does not change from one to the next is done here, once, into `env`."""
+    nodes = list(nodes)
+    evaluate([node for node in nodes if node.op == "get_attr"], env, batch, rows)
+
+    def sized(argument: Any) -> Any:
+        return rows if type(argument) is int and argument == batch else argument
+
+    ready: list[Any] = [
+        (
+            node,
+            node.target,
+            fx.node.map_aggregate(node.args, sized),
+            fx.node.map_aggregate(node.kwargs, sized),
+        )
+        for node in nodes
+        if node.op != "get_attr"
+    ]
+
+    def real(argument: Any, env: Env) -> Any:
+        if isinstance(argument, fx.Node):
+            return env[argument]
+        return [real(part, env) for part in argument] if isinstance(argument, list | tuple) else argument
+
+    def run(env: Env) -> None:
+        for node, target, arguments, named in ready:
+            env[node] = target(
+                *[real(x, env) for x in arguments], **{key: real(x, env) for key, x in named.items()}
+            )
+
+    return run
+
+
 def expressions(
     build: Builder, wanted: Iterable[int], leaf: Callable[[Node], Tensor], weight: Callable[[int], Tensor]
 ) -> list[Any]:

@@ -89,7 +89,7 @@ class CpuEngine:
             or lengths is not None
             or type(us) is not Tensor
             or us.dtype is not torch.float32
-            or _transformed()
+            or barred()
         ):
             return None
         record = self.known.get(cell)
@@ -228,7 +228,7 @@ def _unfit(request: Request) -> str | None:
     return next((found for x in tensors if (found := unfit(x)) is not None), None)
 
 
-def _transformed() -> bool:
+def barred() -> bool:
     """Whether something watches or changes what operators do: then there is no short cut."""
     return (
         torch._C._functorch.peek_interpreter_stack() is not None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from nextstate import _engine
-from nextstate.compiler.evaluate import Env, evaluate
+from nextstate.compiler.evaluate import prepared
 from nextstate.engines.base import Request
 from nextstate.engines.binding import SLACK, SMALL, readable
 from nextstate.engines.call import Call
-from nextstate.engines.cpu import CpuEngine, _transformed
+from nextstate.engines.cpu import CpuEngine, barred
 from nextstate.engines.kernel import Kernel
 from nextstate.engines.layout import Layout
 from nextstate.engines.operator import Registered
@@ -79,8 +78,10 @@ class Stepper:
         self.out_shape: tuple[int, ...] | None = None
         """The shape of an output that the engine alone makes, None where torch has work beside the loop."""
         split, trace = step.split, step.trace
-        self.before = _prepared(split.before, call)
-        self.after = _prepared([node for node in split.after if node not in split.crossing], call)
+        self.before = prepared(split.before, call.env, step.trace.batch, batch)
+        self.after = prepared(
+            [node for node in split.after if node not in split.crossing], call.env, step.trace.batch, batch
+        )
         made = {*split.crossing, *split.after}
         self.outputs = [(v, v in made and v not in trace.outputs[:k]) for k, v in enumerate(trace.outputs)]
         """Which value each output is, and whether it may be handed out as it is: no part of the input, of a
@@ -97,7 +98,7 @@ class Stepper:
 
         Outputs are [B, ...], or [...] if not `batched`. `weights` is how they are kept: see `Quantised`.
         """
-        if _transformed() or engine.refusal(request) is not None:
+        if barred() or engine.refusal(request) is not None:
             return None
         with engine.lock:
             found = engine.compile(request, gather=False, keep_outputs=True)
@@ -156,39 +157,6 @@ class Stepper:
         if len(value) != self.call.layout.batch:  # the same for every row
             value = value.expand(self.call.layout.batch, *value.shape[1:])
         return value if own else value.clone(memory_format=torch.contiguous_format)
-
-
-def _prepared(nodes: Iterable[fx.Node], call: Call) -> Callable[[Env], None]:
-    """`evaluate` for one number of rows, with as little to do at each call as there is."""
-    batch, rows = call.step.trace.batch, call.layout.batch
-    evaluate([node for node in nodes if node.op == "get_attr"], call.env, batch, rows)
-
-    def sized(argument: Any) -> Any:
-        return rows if type(argument) is int and argument == batch else argument
-
-    ready: list[Any] = [
-        (
-            node,
-            node.target,
-            fx.node.map_aggregate(node.args, sized),
-            fx.node.map_aggregate(node.kwargs, sized),
-        )
-        for node in nodes
-        if node.op != "get_attr"
-    ]
-
-    def real(argument: Any, env: Env) -> Any:
-        if isinstance(argument, fx.Node):
-            return env[argument]
-        return [real(part, env) for part in argument] if isinstance(argument, list | tuple) else argument
-
-    def run(env: Env) -> None:
-        for node, target, arguments, named in ready:
-            env[node] = target(
-                *[real(x, env) for x in arguments], **{key: real(x, env) for key, x in named.items()}
-            )
-
-    return run
 
 
 def scan_alike(engine: CpuEngine, request: Request) -> tuple[Tree, Tree]:
