@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from nextstate import InputError
 from nextstate.tasks.buzz.calibration import calibration_error, fit_temperature, reliability
-from nextstate.tasks.buzz.examples import Batches, Examples, split
+from nextstate.tasks.buzz.examples import Examples, split
 from nextstate.tasks.buzz.measure import figures
 from nextstate.tasks.buzz.vectors import word_vectors
 
@@ -65,18 +65,6 @@ def test_split_keeps_labels_in_proportion_and_equal_texts_together():
     assert split(texts, labels, [0.2, 0.1], seed=3) == parts != split(texts, labels, [0.2, 0.1], seed=4)
     with pytest.raises(InputError, match="shares"):
         split(texts, labels, [0.6, 0.5])
-
-
-def test_an_epoch_is_every_text_once_in_an_order_of_its_own():
-    batches = Batches(np.random.default_rng(0).integers(0, 100, 1000), 32, seed=1, pool=8)
-    epochs = [[batches(epoch * len(batches) + n) for n in range(len(batches))] for epoch in (0, 1)]
-    for epoch in epochs:
-        assert sorted(np.concatenate(epoch)) == list(range(1000))
-    assert not all(np.array_equal(a, b) for a, b in zip(*epochs, strict=True))
-    again = Batches(batches.lengths, 32, seed=1, pool=8)
-    assert np.array_equal(again(40), epochs[1][40 - len(batches)]), "a batch is a function of its number"
-    spread = np.mean([np.ptp(batches.lengths[places]) for places in epochs[0]])
-    assert spread < 25, "texts of a batch are of about equal length"
 
 
 def test_words_of_equal_company_have_near_vectors():

@@ -74,7 +74,7 @@ class Batches:
     >>> batches = Batches(lengths=[5, 1, 4, 2, 3], size=2, seed=0)
     >>> len(batches), sorted(place for n in range(3) for place in batches(n).tolist())
     (3, [0, 1, 2, 3, 4])
-    >>> batches = Batches(lengths=[9, 1, 1, 1, 1], size=4, seed=0, words=9)
+    >>> batches = Batches(lengths=[9, 1, 1, 1, 1], size=5, seed=0, words=9)
     >>> sorted(sorted(batches(n).tolist()) for n in range(2))
     [[0], [1, 2, 3, 4]]
     """
