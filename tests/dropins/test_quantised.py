@@ -128,6 +128,16 @@ def test_what_is_no_number_is_seen(weights: str, isa: str) -> None:
     assert session.step(u).isnan().all()
 
 
+def test_a_row_of_zeros_stays_one() -> None:
+    cell = randomise_(ns.GRU(16, 32))
+    with torch.no_grad():
+        cell.weight_hh[5] = 0
+    small = ns.Quantised(cell, "int8")
+    us = torch.randn(6, 3, 16)
+    assert torch.isfinite(ns.scan(small, us)[0]).all()
+    assert torch.isfinite(steps(ns.Session(small, batch_size=3), us)).all()
+
+
 def test_states_pass_between_a_cell_and_its_small_form() -> None:
     cell, us = randomise_(ns.GRU(16, 32)), torch.randn(5, 16)
     whole, small = ns.Session(cell), ns.Session(ns.Quantised(cell, "int8"))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import nextstate as ns
 from agreement import assert_close
-from catalogue import ROWS, Row
+from catalogue import ROWS, Row, randomise_
 from dropins.sessions import equal, made
 from nextstate.checks import InputError
 from nextstate.states import tree_map
@@ -95,6 +95,28 @@ class Conditioned(ns.Cell):
     def forward(self, u: Tensor, s: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         v, h = self.cell(u + self.read(s[1]).tanh(), s[0])
         return v, (h, s[1])
+
+
+class Mirrored(ns.Cell):
+    """A GRU that reads its input in another order: the number of rows stands in the views made of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = randomise_(ns.GRU(4, 5))
+
+    def initial_state(self, batch_size, *, device=None, dtype=None):
+        return self.gru.initial_state(batch_size, device=device, dtype=dtype)
+
+    def forward(self, u, h):
+        return self.gru(u.unflatten(-1, (2, 2)).flip(1).flatten(1), h)
+
+
+def test_the_number_of_rows_is_the_sessions_own() -> None:
+    cell, us = Mirrored().eval(), torch.randn(STEPS, 3, 4)
+    session = ns.Session(cell, batch_size=3)
+    found = torch.stack([session.step(u) for u in us])
+    assert session._stepper is not None
+    assert_close(found, ns.scan(cell, us)[0].detach(), 1e-6)
 
 
 def test_a_state_with_other_constants() -> None:

@@ -312,7 +312,9 @@ def test_a_plan_fits_the_time_and_says_how_much_to_drop(corpus):
     assert rates == sorted(rates)
     assert rates[0] == 0
     assert rates[-1] == 0.5
-    assert sized(1, 10**6).shape.hidden < sized(20, 10**6).shape.hidden
+    plans = [sized(minutes, 10**6) for minutes in (1, 5, 20, 60)]
+    assert [plan.shape.hidden for plan in plans] == sorted({plan.shape.hidden for plan in plans})
+    assert 6e-3 >= plans[0].rate > plans[1].rate > plans[2].rate > plans[3].rate > 1e-3
     with pytest.raises(InputError, match="minutes is 0"):
         sized(0, 100)
     with pytest.raises(InputError, match="precision is 'int8'"):

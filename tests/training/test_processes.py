@@ -77,6 +77,10 @@ def test_every_process_has_its_carried_state_back(ran):
     assert not torch.allclose(both.roll(ROWS, 0), whole.carry[0], atol=1e-2)
 
 
+def test_the_first_process_alone_writes(ran):
+    assert {path.name for path in ran.glob("wrote-*")} == {"wrote-quiet-0", "wrote-disturbed-0"}
+
+
 def test_alone_there_is_one_process():
     assert here() is here()
     assert here().world_size == 1

@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 --max-restarts 1 two_processes.py FOLDER
 
 FOLDER then holds `quiet.pt` and `disturbed.pt` (the parameters at the end, rank 0) and, for every process
-that began to train, `began-<run>-<rank>-<restart>` with the step it began at.
+that began to train, `began-<run>-<rank>-<restart>` with the step it began at; `wrote-<run>-<rank>` for the
+process that writes.
 """
 
 import os
@@ -66,6 +67,7 @@ def train(folder: Path, name: str) -> None:
             first = False
         if name == "disturbed" and restart == "0" and record.step == KILLED_AT and fabric.global_rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+    of_first(fabric, lambda: (folder / f"wrote-{name}-{fabric.global_rank}").touch())
     of_first(fabric, lambda: torch.save(state.model.state_dict(), folder / f"{name}.pt"))
 
 
