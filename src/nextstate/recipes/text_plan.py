@@ -22,7 +22,7 @@ def sized(minutes: float, tokens: int) -> Recipe:
     sized : (minutes, tokens) -> Recipe
 
     Few rows and many steps: at equal work 16 rows end lower than 32. The rate falls as the layer gets wider,
-    min(6e-3, 2.5 / units). Measured in docs/text.md.
+    min(6e-3, 2.5 / units). What was compared: benchmarks/LOG.md.
 
     >>> [sized(minutes, 1_000_000).shape.hidden for minutes in (1, 5, 60)]
     [512, 640, 1024]
