@@ -45,5 +45,5 @@ def test_a_folder_is_made_or_refused(tmp_path):
     assert folder_of("train", tmp_path / "a" / "b").is_dir()
     write_text(tmp_path / "file", "")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError, match=r"^train: .*file.* cannot be a folder to write into"):
+        with pytest.raises(InputError, match=r"^train: .*/file is a file; name a folder to write into"):
             folder_of("train", path)

@@ -49,6 +49,9 @@ def folder_of(operation: str, path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        stands = next(place for place in (path, *path.parents) if place.exists())
+        refuse(operation, f"{stands} is a file; name a folder to write into")
     except OSError as error:
         refuse(operation, f"{path} cannot be a folder to write into: {error.strerror}; name another one")
     return path

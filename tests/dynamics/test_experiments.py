@@ -127,8 +127,8 @@ def test_an_unknown_experiment_is_refused(tmp_path: Path) -> None:
         (["experiment", "sleep"], "permuted-digits, gradient-descent"),
         (["experiment", "gradient-descent", "--steps", "5"], "no --seed and no --steps"),
         (["experiment", "gradient-descent", "--seed", "1"], "no --seed and no --steps"),
-        (["experiment", "xor", "--out", __file__], "is a file; it must be a folder"),
-        (["inspect", "absent.safetensors", "--out", __file__], "is a file; it must be a folder"),
+        (["experiment", "xor", "--out", __file__], "is a file; name a folder"),
+        (["inspect", "absent.safetensors", "--out", __file__], "is a file; name a folder"),
     ],
 )
 def test_commands_that_cannot_be_meant_are_refused(arguments: list[str], told: str) -> None:
