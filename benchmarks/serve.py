@@ -58,7 +58,7 @@ def texts(kind: str, count: int, seed: int = 0) -> list[str]:
 @contextmanager
 def service(model: Path | None):
     """(port, process id) of a `nextstate serve` that ends with the block."""
-    command = [sys.executable, "-m", "nextstate.cli", "serve", "--port", "0", "--json"]
+    command = [sys.executable, "-m", "nextstate", "serve", "--port", "0", "--json"]
     command += [] if model is None else ["--buzz", str(model)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -254,7 +254,7 @@ def measure_file(model: Path | None, rows: int) -> None:
             writer.writerow(["id", "text"])
             for number in range(rows):
                 writer.writerow([number, " ".join(draw.choices(WORDS, k=draw.randint(5, 30)))])
-        command = [sys.executable, "-m", "nextstate.cli", "buzz", "--file", str(source), "--out", str(out)]
+        command = [sys.executable, "-m", "nextstate", "buzz", "--file", str(source), "--out", str(out)]
         command += [] if model is None else ["--model", str(model)]
         began = time.perf_counter()
         process = subprocess.Popen(command)

@@ -112,6 +112,7 @@ COMBINATIONS = (
     ),
     Row("Dropped LSTM", lambda i, h: ns.Dropped(ns.LSTM(i, h), state=0.4), constants=(2,)),
     Row("Dropped Elman", lambda i, h: ns.Dropped(ns.Elman(i, h), input=0.4, input_size=i), constants=(1,)),
+    Row("WeightDropped GRU, eval", lambda i, h: ns.WeightDropped(ns.GRU(i, h), 0.4).eval()),
     Row("Zoneout LSTM, eval", lambda i, h: ns.Zoneout(ns.LSTM(i, h), (0.1, 0.5)).eval()),
     Row("LearnedStart GRU", lambda i, h: ns.LearnedStart(ns.GRU(i, h))),
     Row("Embedded GRU", lambda i, h: ns.Embedded(ns.GRU(i, h), VOCABULARY, i), inputs="ids"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
@@ -124,6 +125,13 @@ class TestDropped:
             (lambda: ns.Dropped(ns.Residual(gru(5, 5)), state=0.1), "Residual has no state of its own"),
             (lambda: ns.Dropped(ns.Stacked(gru()), state=0.1), "Stacked has no state of its own"),
             (lambda: ns.LearnedStart(ns.Dropped(gru(), state=0.1)), r"write Dropped\(LearnedStart\(cell\)\)"),
+            (lambda: ns.WeightDropped(gru(), 1.0), "rate is 1.0; a rate lies in"),
+            (
+                lambda: ns.WeightDropped(gru(), 0.1, ("weight",)),
+                "no weight 'weight'; expected one of weight_ih",
+            ),
+            (lambda: ns.ResetWhen(ns.WeightDropped(gru(), 0.1)), r"write WeightDropped\(ResetWhen\(cell\)\)"),
+            (lambda: ns.LearnedStart(ns.WeightDropped(gru(), 0.1)), "draws masks with its start"),
             (lambda: ns.Zoneout(gru(), -0.1), "rate is -0.1"),
             (lambda: ns.Zoneout(gru(), (0.1, 0.2)), "2 rates for a state of 1 tensors"),
             (lambda: ns.Stacked(), "got nothing"),
@@ -139,6 +147,49 @@ class TestDropped:
     def test_a_mask_of_another_width_is_refused(self) -> None:
         with pytest.raises(ns.InputError, match="the mask was drawn for"):
             ns.scan(ns.Dropped(gru(), input=0.5, input_size=4), torch.ones(2, 2, 3).double())
+
+
+class TestWeightDropped:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_one_matrix_for_all_rows_and_steps(self, dtype: torch.dtype) -> None:
+        """Outputs and gradients are those of the plain cell whose matrix was masked by hand."""
+        plain = BY_NAME["LSTM"].cell(3, 6, dtype)
+        cell = ns.WeightDropped(plain, 0.4).train()
+        us = torch.randn(7, 4, 3, dtype=dtype)
+        s0 = cell.initial_state(4, dtype=dtype)
+        mask = cell.masks["weight_hh"]
+        assert set(mask.unique().tolist()) == {0.0, torch.tensor(1 / 0.6, dtype=dtype).item()}
+        vs, s = ns.scan(cell, us, s0)
+        masked = deepcopy(plain)
+        with torch.no_grad():
+            masked.weight_hh.mul_(mask)
+        expected = ns.scan(masked, us)
+        assert_close((vs, s), expected)
+        vs.square().sum().backward()
+        expected[0].square().sum().backward()
+        assert_close(plain.weight_hh.grad, masked.weight_hh.grad * mask)
+        assert_close(plain.weight_ih.grad, masked.weight_ih.grad)
+
+    def test_a_sequence_is_a_draw_at_the_given_rate(self) -> None:
+        cell = ns.WeightDropped(ns.GRU(3, 60), 0.3)
+        us = torch.randn(4, 2, 3)
+        first, kept = ns.scan(cell, us)[0], cell.masks["weight_hh"]
+        assert abs((kept == 0).double().mean() - 0.3) < 0.02
+        assert not torch.equal(first, ns.scan(cell, us)[0])
+        assert not torch.equal(kept, cell.masks["weight_hh"])
+
+    def test_eval_drops_nothing(self) -> None:
+        plain = ns.GRU(3, 5)
+        cell = ns.WeightDropped(plain, 0.5)
+        cell.initial_state(1)
+        us = torch.randn(4, 2, 3)
+        assert torch.equal(ns.scan(cell.eval(), us)[0], ns.scan(plain, us)[0])
+
+    def test_any_weight_by_its_name(self) -> None:
+        names = ("cells.0.weight_ih", "cells.1.weight_hh")
+        cell = ns.WeightDropped(ns.Stacked(ns.GRU(3, 5), ns.GRU(5, 5)), 0.5, names)
+        cell.initial_state(1)
+        assert tuple(cell.masks) == names
 
 
 class TestZoneout:

@@ -31,6 +31,7 @@ from nextstate.combine import (
     ResetWhen,
     Residual,
     Stacked,
+    WeightDropped,
     WithState,
     Zoneout,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "StackState",
     "Stacked",
     "Streams",
+    "WeightDropped",
     "WithState",
     "Zoneout",
     "accelerate",

@@ -24,7 +24,7 @@ def call(*arguments, text=None):
 
 def script(*arguments, text=""):
     """The same in a process of its own."""
-    command = [sys.executable, "-m", "nextstate.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "nextstate", *map(str, arguments)]
     return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
 
 
@@ -193,7 +193,7 @@ def test_a_process_complains_on_stderr_in_one_line(model):
 
 
 def test_a_closed_pipe_ends_it_quietly(model):
-    command = f"{sys.executable} -m nextstate.cli sort --model {model} | head -1"
+    command = f"{sys.executable} -m nextstate sort --model {model} | head -1"
     text = "2 1\n" * 200_000
     done = subprocess.run(command, shell=True, input=text, capture_output=True, text=True, timeout=60)
     assert done.stdout == "1 2\n"
@@ -202,7 +202,7 @@ def test_a_closed_pipe_ends_it_quietly(model):
 
 def test_answers_come_while_the_input_is_open(model):
     """A program on the other end of two pipes gets its answer before it closes its own."""
-    command = [sys.executable, "-m", "nextstate.cli", "sort", "--model", str(model)]
+    command = [sys.executable, "-m", "nextstate", "sort", "--model", str(model)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         process.stdin.write("3 2\n")
         process.stdin.flush()

@@ -28,7 +28,7 @@ QUICK = [command for command in COMMANDS if "nextstate" in command and not SLOW.
 
 def run(command: str) -> subprocess.CompletedProcess:
     """A shell line, with `nextstate` the one under test."""
-    line = re.sub(r"\bnextstate (?=[a-z])", f"{shlex.quote(sys.executable)} -m nextstate.cli ", command)
+    line = re.sub(r"\bnextstate (?=[a-z])", f"{shlex.quote(sys.executable)} -m nextstate ", command)
     return subprocess.run(line, shell=True, capture_output=True, text=True, timeout=120, env={**os.environ})
 
 

@@ -99,7 +99,7 @@ def test_text_comes_as_it_is_written(model):
     command = [
         sys.executable,
         "-m",
-        "nextstate.cli",
+        "nextstate",
         "generate",
         "--model",
         str(model),

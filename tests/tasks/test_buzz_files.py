@@ -137,7 +137,7 @@ def workers_of(pid):
 def test_a_worker_killed_on_the_way_loses_no_row(model, tmp_path):
     write_files(tmp_path / "in", 8, 1500)
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "nextstate.cli", "buzz", "--file", str(tmp_path / "in" / "*.csv")]
+    command = [sys.executable, "-m", "nextstate", "buzz", "--file", str(tmp_path / "in" / "*.csv")]
     command += ["--engine", "ray", "--workers", "2", "--out", str(out), "--model", str(model), "--json"]
     # its workers are nice to everything else, and on a busy machine would never have their turn
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}

@@ -91,7 +91,7 @@ def test_it_ends_where_it_should(overfitted):
         model.generate("a", length=-1)
 
 
-@pytest.mark.parametrize("dropout", [Dropout(), Dropout(0.1, 0.3, 0.4, 0.2)])
+@pytest.mark.parametrize("dropout", [Dropout(), Dropout(0.1, 0.3, 0.4, 0.2, 0.3)])
 def test_probabilities_of_the_stream_are_those_of_training(dropout):
     """Step by step and in pieces, by the network without dropout, as by the one that is trained."""
     trained, plain = text_network(Recipe(Shape("LSTM", 2, 6, 10), dropout=dropout), 256)
@@ -243,7 +243,7 @@ def test_dropout_draws_new_masks_for_every_chunk_and_keeps_the_state():
 def test_training_and_plain_network_share_their_weights():
     for tied in (False, True):
         shape = Shape("LSTM", 2, 6, 10, tied)
-        trained, plain = text_network(Recipe(shape, dropout=Dropout(0.1, 0.1, 0.1, 0.1)), 256)
+        trained, plain = text_network(Recipe(shape, dropout=Dropout(0.1, 0.1, 0.1, 0.1, 0.1)), 256)
         assert {id(p) for p in trained.parameters()} == {id(p) for p in plain.parameters()}
         assert len(list(plain.parameters())) == len(
             list(LanguageModel(256, 6, *shape.cells(), tied=tied).parameters())

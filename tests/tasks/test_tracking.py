@@ -145,7 +145,7 @@ def test_files_that_cannot_be_used(tmp_path):
 
 
 def nextstate(*arguments, start=subprocess.run, **options):
-    command = [sys.executable, "-m", "nextstate.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "nextstate", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     return start(command, stdout=pipe, stderr=pipe, text=True, env=environment, **options)

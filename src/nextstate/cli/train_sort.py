@@ -46,7 +46,7 @@ def train_sort(
 ) -> None:
     """Train a network to sort. A run that was interrupted is taken up again where its checkpoint stands.
 
-    Several processes: torchrun --nproc-per-node 2 -m nextstate.cli train sort
+    Several processes: torchrun --nproc-per-node 2 -m nextstate train sort
     """
     from dataclasses import replace
 

@@ -80,8 +80,8 @@ def train_text(
     torch.set_num_threads(1)
     if minutes is not None and steps is not None:
         refuse("train text", f"minutes is {minutes} and steps is {steps}; give one of them")
-    folder_of("train text", out)
     sources = find_files(files)
+    folder_of("train text", out)
     fabric = here()
     corpus = of_first(
         fabric,

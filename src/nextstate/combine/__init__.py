@@ -4,6 +4,7 @@ from nextstate.combine.dropout import Dropped, DroppedState, Masks, Zoneout, red
 from nextstate.combine.inputs import Embedded, ResetWhen, check_ids
 from nextstate.combine.quantised import Quantised
 from nextstate.combine.structure import LearnedStart, Residual, Stacked, WithState
+from nextstate.combine.weight_dropout import WeightDropped
 
 __all__ = [
     "Dropped",
@@ -15,6 +16,7 @@ __all__ = [
     "ResetWhen",
     "Residual",
     "Stacked",
+    "WeightDropped",
     "WithState",
     "Zoneout",
     "check_ids",

@@ -52,7 +52,8 @@ class ResetWhen(Wrapper):
     Shapes: reset [B] boolean, so in a sequence [T, B]. The reset comes before the step: the step at which it
     is set already runs from the cell's initial state, and no gradient passes it.
 
-    Raises InputError if the input is not a pair of which the second is boolean [B].
+    Raises InputError if the input is not a pair of which the second is boolean [B], or if the cell holds a
+    `WeightDropped`, whose masks are those of all rows: write WeightDropped(ResetWhen(cell)).
 
     >>> from nextstate import FunctionCell, scan
     >>> total = FunctionCell(lambda u, s: (s + u, s + u), lambda b, **kw: torch.zeros(b, 1, **kw))
@@ -60,6 +61,11 @@ class ResetWhen(Wrapper):
     >>> scan(ResetWhen(total), (torch.ones(4, 1, 1), reset))[0].flatten().tolist()
     [1.0, 2.0, 1.0, 2.0]
     """
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        if any(isinstance(module, Combined) and module.draws_weights for module in self.modules()):
+            refuse("ResetWhen", "the cell draws masks of its weights; write WeightDropped(ResetWhen(cell))")
 
     def forward(self, u: tuple[Tree, Tensor], s: Tree) -> tuple[Tree, Tree]:
         pair = isinstance(u, tuple) and len(u) == 2

@@ -113,7 +113,7 @@ class LearnedStart(Wrapper):
     def __init__(self, cell: Cell) -> None:
         super().__init__(cell)
         if any(isinstance(module, Combined) and module.draws_start for module in cell.modules()):
-            refuse("LearnedStart", "the cell draws its start at random; write Dropped(LearnedStart(cell))")
+            refuse("LearnedStart", "the cell draws masks with its start; write Dropped(LearnedStart(cell))")
         state = cell.initial_state(1)
         if not all(leaf.is_floating_point() for leaf in leaves(state)):
             refuse("LearnedStart", f"the state is {describe(state)}; only floating tensors can be learned")

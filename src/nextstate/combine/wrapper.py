@@ -15,6 +15,9 @@ class Combined(Cell):
     draws_start = False
     """Whether the start state is drawn at random, as dropout masks are."""
 
+    draws_weights = False
+    """Whether `initial_state` draws masks of weights too, which cannot change within a sequence."""
+
 
 class Wrapper(Combined):
     """A cell around one other cell, with that cell's start state unless it says otherwise.

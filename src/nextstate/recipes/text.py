@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from nextstate.cell import Cell
 from nextstate.checks import refuse
-from nextstate.combine import Dropped, redrawn
+from nextstate.combine import Dropped, WeightDropped, redrawn
 from nextstate.init import forget_bias_, orthogonal_recurrent_
 from nextstate.networks import LanguageModel
 from nextstate.recipes.text_measure import mean_nats
@@ -51,12 +51,13 @@ COUNTED = 1 << 22
 @dataclass(frozen=True, slots=True)
 class Dropout:
     """Shares left out, by variational masks drawn anew for every chunk: of the table's features, between
-    two layers, before the read-out, and of what the recurrent products read."""
+    two layers, before the read-out, of what the recurrent products read; and of the recurrent weights."""
 
     features: float = 0.0
     between: float = 0.0
     output: float = 0.0
     state: float = 0.0
+    weights: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +105,16 @@ def text_network(recipe: Recipe, vocabulary: int) -> tuple[LanguageModel, Langua
     for layer, cell in enumerate(stack.cells):  # type: ignore[arg-type]
         _start_(cell)
         first, last = layer == 0, layer == shape.layers - 1
-        trained.append(
-            Dropped(
-                cell,
-                input=rates.features if first else 0.0,
-                input_size=sizes[layer],
-                state=rates.state,
-                output=rates.output if last else rates.between,
-                output_size=sizes[layer + 1],
-            )
+        dropped = Dropped(
+            cell,
+            input=rates.features if first else 0.0,
+            input_size=sizes[layer],
+            state=rates.state,
+            output=rates.output if last else rates.between,
+            output_size=sizes[layer + 1],
         )
+        weights = ("cell.weight_hh",)
+        trained.append(WeightDropped(dropped, rates.weights, weights) if rates.weights else dropped)
     network = LanguageModel(vocabulary, shape.features, *trained, tied=shape.tied)
     network.cell.table, network.readout = plain.cell.table, plain.readout
     return network, plain
