@@ -12,8 +12,8 @@ from nextstate.recipes.text import Dropout, Recipe, seconds_a_step
 from nextstate.recipes.text_model import Shape
 from nextstate.tasks.text import Corpus
 
-RESERVE = 0.04
-"""Share of the time kept for measuring and saving."""
+RESERVE = 0.08
+"""Share of the time kept for measuring, samples, files, and for a machine that gets slower as it gets warm."""
 
 
 def sized(minutes: float, tokens: int) -> Recipe:
