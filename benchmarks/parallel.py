@@ -1,8 +1,11 @@
 """Parallel in time against one step after another, on a CPU.
 
-    python benchmarks/parallel.py [--threads 2] [--passes 5] [--only scan newton] [--clock wall]
+    python benchmarks/parallel.py [--threads 2] [--passes 5] [--only scan stack newton] [--clock wall]
 
 scan: a MinGRU by the chunked scan, the CPU engine (float32 only) and the plain loop; forward and training.
+stack: the same of several MinGRUs, one reading the other, in float32. The loop multiplies the weights of
+every layer but the first with the rows of one step at a time, the scan with all steps at once: few rows and
+wide layers are where it has most to gain.
 newton: cells of random weights by both Newton engines, the CPU engine and the plain loop; forward.
 
 Contenders alternate within a pass; medians in milliseconds, and the first contender's error. Nothing is timed
@@ -18,7 +21,7 @@ import argparse
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -34,6 +37,13 @@ SCAN = (
     (32, 400, 64, 128),
 )  # fmt: skip
 """B, T, I, H."""
+
+STACK = (
+    (2, 1, 1000, 64, 64), (3, 1, 1000, 256, 256), (3, 1, 32, 512, 512), (3, 1, 100, 512, 512),
+    (3, 1, 1000, 512, 512), (3, 1, 32, 1024, 1024), (3, 1, 100, 1024, 1024), (3, 1, 1000, 1024, 1024),
+    (3, 2, 1000, 1024, 1024), (3, 8, 400, 512, 512),
+)  # fmt: skip
+"""Layers, B, T, I, H."""
 
 NEWTON = (
     (1, 100, 8, 8),
@@ -108,17 +118,37 @@ def row(cell: ns.Cell, us: Tensor, make: Make, names: list[str], passes: int, cl
     return "".join(f"{f'{found[n]:.2f}' if n in found else said[n]:>14}" for n in names) + f"  {error}"
 
 
+def mingru(layers: int, inputs: int, hidden: int) -> ns.Cell:
+    """A MinGRU, or several on top of each other."""
+    cells = [ns.MinGRU(inputs if layer == 0 else hidden, hidden) for layer in range(layers)]
+    return cells[0] if layers == 1 else ns.Stacked(*cells)
+
+
 def scan_table(passes: int, clock: Clock) -> None:
+    sizes = [(1, *size) for size in SCAN]
+    _linear_table("MinGRU: layers, B, T, I, H", sizes, (torch.float32, torch.float64), passes, clock)
+
+
+def stack_table(passes: int, clock: Clock) -> None:
+    _linear_table("stack: layers, B, T, I, H", STACK, (torch.float32,), passes, clock)
+
+
+def _linear_table(
+    title: str,
+    sizes: Iterable[tuple[int, int, int, int, int]],
+    dtypes: tuple[torch.dtype, ...],
+    passes: int,
+    clock: Clock,
+) -> None:
     names = ["scan", "cpu", "reference"]
-    print(
-        f"{'MinGRU B, T, I, H':22}{'dtype':9}{'pass':9}" + "".join(f"{name:>14}" for name in names), " error"
-    )
-    for batch, steps, inputs, hidden in SCAN:
-        for dtype in (torch.float32, torch.float64):
-            cell, us = ns.MinGRU(inputs, hidden).to(dtype), torch.randn(steps, batch, inputs, dtype=dtype)
+    print(f"{title:27}{'dtype':9}{'pass':9}" + "".join(f"{name:>14}" for name in names), " error")
+    for layers, batch, steps, inputs, hidden in sizes:
+        for dtype in dtypes:
+            cell = mingru(layers, inputs, hidden).to(dtype)
+            us = torch.randn(steps, batch, inputs, dtype=dtype)
             for kind, make in (("forward", forward), ("training", train)):
                 those = names if kind == "forward" or steps <= 1000 else names[:2]
-                shown = f"{f'{batch}, {steps}, {inputs}, {hidden}':22}{str(dtype)[6:]:9}{kind:9}"
+                shown = f"{f'{layers}, {batch}, {steps}, {inputs}, {hidden}':27}{str(dtype)[6:]:9}{kind:9}"
                 print(shown + row(cell, us, make, those, passes, clock), flush=True)
 
 
@@ -138,15 +168,15 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--passes", type=int, default=5)
-    parser.add_argument("--only", nargs="*", choices=("scan", "newton"), default=("scan", "newton"))
+    tables = {"scan": scan_table, "stack": stack_table, "newton": newton_table}
+    parser.add_argument("--only", nargs="*", choices=tables, default=tables)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
-    if "scan" in args.only:
-        scan_table(args.passes, CLOCKS[args.clock])
-    if "newton" in args.only:
-        newton_table(args.passes, CLOCKS[args.clock])
+    for name, table in tables.items():
+        if name in args.only:
+            table(args.passes, CLOCKS[args.clock])
 
 
 if __name__ == "__main__":

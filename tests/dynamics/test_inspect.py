@@ -44,6 +44,14 @@ def test_a_report_says_what_was_measured_and_what_may_help() -> None:
     assert "clip" in said
 
 
+def test_one_step_of_one_row_says_so() -> None:
+    """A single step has no standard error: none is shown, and nothing is called chaotic for it."""
+    said = str(ns.inspect(ns.Elman(3, 1), torch.randn(1, 1, 3)))
+    assert said.startswith("Elman: Elman, 1 number of state, 1 sequence\n")
+    assert "nats in the one step there is" in said
+    assert "inf" not in said
+
+
 def test_every_recurrent_loop_of_a_model_is_a_part() -> None:
     network = ns.EncoderDecoder(7, 5, 8)
     x, y = torch.randint(7, (4, 9)), torch.randint(5, (4, 6))

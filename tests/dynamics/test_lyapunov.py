@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 import nextstate as ns
-from nextstate.dynamics import jacobians, lagged_singular_values, lyapunov, mean_field
+from nextstate.dynamics import (
+    flossing_loss,
+    jacobians,
+    lagged_singular_values,
+    lyapunov,
+    mean_field,
+    reach,
+)
 
 
 def autonomous(step, start: Tensor) -> ns.FunctionCell:
@@ -95,6 +102,17 @@ def test_henon_and_logistic_map() -> None:
     assert found.entropy == found.largest
     logistic = autonomous(lambda s: 4 * s * (1 - s), torch.rand(64, 1).double())
     assert lyapunov(logistic, nothing(200, 64)).largest == pytest.approx(math.log(2), abs=0.01)
+
+
+def test_cat_map() -> None:
+    """Its derivative is one matrix with the eigenvalues (3 +- sqrt 5) / 2, wherever it stands."""
+    a = torch.tensor([[2.0, 1.0], [1.0, 1.0]]).double()
+    cell = autonomous(lambda s: (s @ a).remainder(1), torch.rand(1, 2).double())
+    found = lyapunov(cell, nothing(300), settle=60)
+    expected = math.log((3 + 5**0.5) / 2)
+    assert expected == pytest.approx(0.9624237, abs=1e-7)
+    assert near(found.exponents, torch.tensor([expected, -expected], dtype=torch.float64))
+    assert found.dimension == 2
 
 
 def test_a_wrong_derivative_is_seen() -> None:
@@ -219,14 +237,22 @@ def random_tanh(size: int, gain: float, noise: float = 0.0) -> ns.FunctionCell:
 
 
 @pytest.mark.parametrize(
-    ("gain", "noise", "tolerance"),
-    [(1.5, 0.0, 0.03), (2, 0.0, 0.02), (3, 0.0, 0.02), (5, 0.0, 0.02), (10, 0.0, 0.03), (2, 1.0, 0.02)],
+    ("gain", "noise", "size", "tolerance"),
+    [
+        (1.5, 0.0, 500, 0.03),
+        (2, 0.0, 500, 0.02),
+        (3, 0.0, 500, 0.02),
+        (5, 0.0, 500, 0.02),
+        (10, 0.0, 1000, 0.02),
+        (2, 1.0, 500, 0.02),
+    ],
 )
 def test_random_tanh_networks_have_the_mean_field_exponent(
-    gain: float, noise: float, tolerance: float
+    gain: float, noise: float, size: int, tolerance: float
 ) -> None:
-    us = torch.randn(260, 2, 500) if noise else torch.zeros(260, 2, 1)
-    found = lyapunov(random_tanh(500, gain, noise), us, count=1, settle=60)
+    """Within 0.02; near the onset of chaos the networks of this size scatter more."""
+    us = torch.randn(260, 2, size) if noise else torch.zeros(260, 2, 1)
+    found = lyapunov(random_tanh(size, gain, noise), us, count=1, settle=60)
     assert found.largest == pytest.approx(mean_field(gain, noise**2).largest, abs=tolerance)
 
 
@@ -248,6 +274,28 @@ def test_a_few_exponents_are_the_largest_of_all() -> None:
     assert near(few.exponents, everything.exponents[:3], 0.02)
     assert few.sum_rule is None
     assert few.dimension == 0
+
+
+def test_a_complex_state_counts_as_its_real_and_imaginary_parts() -> None:
+    """A linear recurrent unit h' = a h + u: ln |a| twice for each a, and the gradient falls by |a| a step."""
+    factor = torch.polar(torch.tensor([0.9, 0.5]).double(), torch.tensor([1.0, 2.0]).double())
+    cell = ns.FunctionCell(
+        lambda u, h: ((factor * h + u).real, factor * h + u),
+        lambda b, **kw: torch.zeros(b, 2, dtype=torch.complex128),
+    )
+    us = torch.randn(120, 3, 2).double()
+    expected = factor.abs().log().repeat_interleave(2)
+    for found in (lyapunov(cell, us, settle=100), lyapunov(cell, us, count=3, settle=100)):
+        assert near(found.exponents, expected[: len(found.exponents)])
+    assert flossing_loss(cell, us, count=4, settle=100).item() == pytest.approx(
+        float(expected.square().mean())
+    )
+    lags = torch.arange(41).double()
+    mean = ((0.9 ** (2 * lags) + 0.5 ** (2 * lags)) / 2).sqrt()
+    assert near(reach(cell, us[:40].repeat(1, 2000, 1)).curve, mean, 0.02)
+    [part] = ns.inspect(cell, us).parts
+    assert part.size == 4
+    assert part.spectrum.largest == pytest.approx(math.log(0.9), abs=0.01)
 
 
 def test_jacobians_are_those_of_autograd() -> None:

@@ -88,9 +88,9 @@ def test_chrono_start_carries_gradients_over_its_time() -> None:
 def gradients_after(
     clip: float | None, scale: float, on_non_finite=stop
 ) -> tuple[Tensor, Tensor, TrainState]:
-    """Of one step of plain descent on scale (2 w1 + w2): the move, before and after clipping."""
-    model = nn.Linear(2, 1, bias=False)
-    before = model.weight.detach().clone()
+    """Of one step of plain descent on scale (2 w1 + w2 + b), two tensors: the move, and the gradient."""
+    model = nn.Linear(2, 1)
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     state = TrainState(
         model, torch.optim.SGD(model.parameters(), lr=1.0), Indexed(lambda n: torch.tensor([[2.0, 1.0]]))
     )
@@ -104,7 +104,8 @@ def gradients_after(
             on_non_finite=on_non_finite,
         )
     )
-    return before - model.weight.detach(), scale * torch.tensor([[2.0, 1.0]]), state
+    after = nn.utils.parameters_to_vector(model.parameters()).detach()
+    return before - after, scale * torch.tensor([2.0, 1.0, 1.0]), state
 
 
 def test_clipping_keeps_the_direction_and_does_nothing_below_its_norm() -> None:
@@ -112,9 +113,9 @@ def test_clipping_keeps_the_direction_and_does_nothing_below_its_norm() -> None:
     assert move.norm() == pytest.approx(1.0, rel=1e-4)
     assert torch.allclose(move / move.norm(), gradient / gradient.norm(), atol=1e-5)
     move, gradient, _ = gradients_after(1.0, 0.1)
-    assert torch.allclose(move, gradient)
+    assert torch.allclose(move, gradient, atol=1e-6)
     move, gradient, _ = gradients_after(None, 10.0)
-    assert torch.allclose(move, gradient)
+    assert torch.allclose(move, gradient, atol=1e-5)
 
 
 def test_a_gradient_that_is_not_finite_stops_or_is_skipped() -> None:

@@ -184,6 +184,18 @@ def test_wrong_jacobians_do_not_make_wrong_answers(monkeypatch: pytest.MonkeyPat
         ns.scan(cell, us, engine="newton")
 
 
+@engines
+def test_states_that_no_gradient_reaches_are_those_of_the_loop(engine: str) -> None:
+    """A step that is flat in its state, though not in its weights, and one that never reads its state."""
+    us = torch.randn(60, 2, 3, dtype=DOUBLE)
+    rounded = ns.Elman(3, 4, activation=torch.sign).double()
+    layer = torch.nn.Linear(3, 4).double()
+    blind = ns.FunctionCell(lambda u, s: (s, layer(u)), lambda b, **kw: torch.zeros(b, 4, **kw), layer)
+    for cell in (rounded, blind):
+        s0 = random_state(cell, 2)
+        assert_agree(outcome(on(engine), cell, us, s0), outcome(on("reference"), cell, us, s0))
+
+
 def refused(engine: str, cell: ns.Cell, us: Tree, reason: str) -> None:
     with pytest.raises(ns.EngineError, match=reason):
         ns.scan(cell, us, engine=engine)

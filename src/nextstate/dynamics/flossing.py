@@ -10,7 +10,7 @@ from nextstate.checks import refuse
 from nextstate.dynamics.flow import step_map
 from nextstate.dynamics.lyapunov import frame
 from nextstate.run import request_for
-from nextstate.states import Tree, leaves, tree_map
+from nextstate.states import Tree, tree_map
 
 
 def flossing_loss(
@@ -48,7 +48,7 @@ def flossing_loss(
     if not 1 <= count <= step.size:
         refuse("flossing_loss", f"count is {count}; the state has {step.size} dimensions")
     state = request.s0
-    q = frame(request.batch, step.size, count, seed).to(leaves(state)[0])
+    q = frame(request.batch, step.size, count, seed).to(step.join(state))
     logs = torch.zeros(request.batch, count, dtype=q.dtype, device=q.device)
     for t in range(request.steps):
         state, pushed = step.push(tree_map(lambda u: u[t], us), state, q)  # noqa: B023  (called at once)

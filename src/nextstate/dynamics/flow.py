@@ -13,7 +13,7 @@ from torch.func import jvp, vjp, vmap
 from nextstate.cell import Cell
 from nextstate.checks import refuse
 from nextstate.combine import WithState
-from nextstate.dynamics.gradients import moving, quiet
+from nextstate.dynamics.gradients import moving, quiet, real
 from nextstate.run import request_for, scan
 from nextstate.states import Tree, leaves, rebuild, tree_map
 
@@ -28,8 +28,8 @@ class StepMap:
         x' = f(u, x)
 
     x holds every floating tensor of the state that a step changes, side by side: h and c of an LSTM, all
-    cells of a stack. What a step hands on unchanged (a dropout mask, a decoder's summary) is a constant of
-    the sequence, hence no dimension of the state.
+    cells of a stack; of a complex one its real and imaginary parts. What a step hands on unchanged (a dropout
+    mask, a decoder's summary) is a constant of the sequence, hence no dimension of the state.
     """
 
     cell: Cell
@@ -40,14 +40,16 @@ class StepMap:
     def join(self, state: Tree) -> Tensor:
         """The vectors [rows, N] of a state."""
         parts = leaves(state)
-        return torch.cat([parts[k].flatten(1) for k in self.moving], 1)
+        return torch.cat([real(parts[k]).flatten(1) for k in self.moving], 1)
 
     def split(self, x: Tensor, state: Tree) -> Tree:
         """The state with the vectors x in it; its constants are those of `state`."""
         parts = leaves(state)
-        widths = [parts[k].shape[1:].numel() for k in self.moving]
+        widths = [real(parts[k]).shape[1:].numel() for k in self.moving]
         for k, part in zip(self.moving, x.split(widths, 1), strict=True):
-            parts[k] = part.reshape(parts[k].shape).to(parts[k].dtype)
+            like = real(parts[k])
+            part = part.reshape(like.shape).to(like.dtype)
+            parts[k] = torch.view_as_complex(part.contiguous()) if parts[k].is_complex() else part
         return rebuild(state, parts)
 
     def push(self, u: Tree, state: Tree, tangents: Tensor) -> tuple[Tree, Tensor]:
@@ -120,7 +122,7 @@ def step_map(operation: str, cell: Cell, us: Tree, s0: Tree) -> StepMap:
     Raises InputError if there is no part of the state that can be differentiated.
     """
     parts = moving(cell, us, s0)
-    size = sum(leaves(s0)[k].shape[1:].numel() for k in parts)
+    size = sum(real(leaves(s0)[k]).shape[1:].numel() for k in parts)
     if not size:
         refuse(operation, f"{type(cell).__name__} has no floating state that a step changes")
     return StepMap(cell, parts, size)

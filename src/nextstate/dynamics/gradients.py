@@ -51,7 +51,7 @@ class Probed(Wrapper):
 
 
 def moving(cell: Cell, us: Tree, s0: Tree) -> tuple[int, ...]:
-    """Which tensors of the state are floating and changed by a step; one step is run to see it.
+    """Which tensors of the state are floating or complex and changed by a step; one step is run to see it.
 
     What a step hands on unchanged is a constant of the sequence: a dropout mask, a decoder's summary.
 
@@ -65,7 +65,16 @@ def moving(cell: Cell, us: Tree, s0: Tree) -> tuple[int, ...]:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         before, after = leaves(s0), leaves(cell(tree_map(lambda u: u[0], us), s0)[1])
     pairs = enumerate(zip(before, after, strict=True))
-    return tuple(k for k, (a, b) in pairs if a is not b and a.is_floating_point())
+    return tuple(k for k, (a, b) in pairs if a is not b and (a.is_floating_point() or a.is_complex()))
+
+
+def real(x: Tensor) -> Tensor:
+    """A tensor as real numbers: a complex one [...] as its real and imaginary parts [..., 2].
+
+    >>> real(torch.tensor([1 + 2j])).tolist()
+    [[1.0, 2.0]]
+    """
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 
 def unmoved(request: Request) -> str:
@@ -86,7 +95,7 @@ def norms(grads: tuple[Tensor | None, ...], shape: tuple[int, int]) -> Tensor:
     total = torch.zeros(shape, dtype=torch.float64)
     for grad in grads:
         if grad is not None:
-            total += grad.detach().flatten(2).double().square().sum(-1).cpu()
+            total += real(grad.detach()).flatten(2).double().square().sum(-1).cpu()
     return total.sqrt()
 
 
@@ -212,7 +221,7 @@ def reach_of(request: Request, seed: int = 0) -> Reach:
         refuse("reach", unmoved(request))
 
     def loss(_: Tree, end: Tree) -> Tensor:
-        parts = [leaves(end)[k] for k in which]
+        parts = [real(leaves(end)[k]) for k in which]
         directions = [torch.randn(x.shape, generator=generator).to(x) for x in parts]
         length = torch.cat([d.flatten(1) for d in directions], 1).norm(dim=1)
         along = torch.cat([(x * d).flatten(1) for x, d in zip(parts, directions, strict=True)], 1).sum(1)

@@ -69,7 +69,8 @@ class Part:
 
     def _dynamics(self) -> list[str]:
         found, error = self.spectrum, float(self.spectrum.errors[0])
-        said = f"largest Lyapunov exponent {found.largest:.3g} +- {error:.1g} nats a step"
+        range_ = f"+- {error:.1g} nats a step" if math.isfinite(error) else "nats in the one step there is"
+        said = f"largest Lyapunov exponent {found.largest:.3g} {range_}"
         if found.largest == -math.inf:
             return ["a step wipes out all memory of the state before it (Lyapunov exponents minus infinity)"]
         if found.largest - 2 * error > 0:
@@ -169,7 +170,8 @@ class Report:
     def __str__(self) -> str:
         lines = []
         for part in self.parts:
-            lines.append(f"{part.name}: {part.cell}, {part.size} numbers of state, {part.rows} sequences")
+            numbers, rows = _count(part.size, "number"), _count(part.rows, "sequence")
+            lines.append(f"{part.name}: {part.cell}, {numbers} of state, {rows}")
             lines += [f"  - {finding}" for finding in part.findings()]
         return "\n".join(lines)
 
@@ -186,8 +188,13 @@ class Report:
 def _steps(count: float) -> str:
     if math.isinf(count):
         return "infinitely many steps"
-    shown = f"{count:.0f}" if count >= 10 or count == int(count) else f"{count:.1f}"
-    return f"{shown} step" if shown == "1" else f"{shown} steps"
+    if count == int(count):
+        return _count(int(count), "step")
+    return f"{count:.0f} steps" if count >= 10 else f"{count:.1f} steps"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _number(value: float) -> float | None:

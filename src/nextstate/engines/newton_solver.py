@@ -62,19 +62,15 @@ class Linear:
         """J^T g, row by row."""
         if not self.y.requires_grad:
             return torch.zeros_like(g)
-        (found,) = torch.autograd.grad(self.y, self.x, g, retain_graph=True)
-        return found
+        return _derivative(self.y, self.x, g, retain_graph=True)
 
     def product(self, d: Tensor) -> Tensor:
         """J d, row by row: the transpose of the transpose."""
         if not self.y.requires_grad:
             return torch.zeros_like(d)
         zero = torch.zeros_like(self.value, requires_grad=True)
-        (back,) = torch.autograd.grad(self.y, self.x, zero, create_graph=True)
-        if not back.requires_grad:
-            return torch.zeros_like(d)
-        (found,) = torch.autograd.grad(back, zero, d)
-        return found
+        back = _derivative(self.y, self.x, zero, create_graph=True)
+        return _derivative(back, zero, d) if back.requires_grad else torch.zeros_like(d)
 
     def jacobian(self) -> Tensor:
         """J [N, S, S], or its diagonal [N, S]."""
@@ -87,12 +83,18 @@ class Linear:
             columns = torch.arange(first, min(first + at_once, size), device=found.device)
             ones = torch.zeros(len(columns), rows, size, dtype=found.dtype, device=found.device)
             ones[torch.arange(len(columns)), :, columns] = 1
-            (part,) = torch.autograd.grad(self.y, self.x, ones, retain_graph=True, is_grads_batched=True)
+            part = _derivative(self.y, self.x, ones, retain_graph=True, is_grads_batched=True)
             if self.dense:
                 found[:, columns] = part.transpose(0, 1)
             else:
                 found[:, columns] = part[torch.arange(len(columns)), :, columns].T
         return found
+
+
+def _derivative(y: Tensor, x: Tensor, g: Tensor, **options: bool) -> Tensor:
+    """J^T g of y by x; zeros where y needs a gradient, of a weight, but x has no part in it."""
+    (found,) = torch.autograd.grad(y, x, g, allow_unused=True, **options)
+    return torch.zeros_like(g) if found is None else found
 
 
 class Newton:
