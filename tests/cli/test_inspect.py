@@ -87,7 +87,12 @@ def test_a_machine_forgets_at_once(machine, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [("", "is empty"), ("3 x\n", "line 1 is '3 x'; expected whole numbers"), ("9\n", "number 1 is 9")],
+    [
+        ("", "is empty"),
+        ("3 x\n", "line 1 is '3 x'; expected whole numbers"),
+        ("3\n9\n", "inspect: line 2: number 1 is 9"),
+        ("[]\n", "inspect: line 1: the list is empty"),
+    ],
 )
 def test_bad_data_is_refused(model, tmp_path, content, complaint):
     data = tmp_path / "data"

@@ -123,6 +123,11 @@ def test_a_gradient_that_overflows_is_reported_and_drawn(tmp_path) -> None:
 COUNTER = ns.FunctionCell(lambda u, s: (u, s + 1), lambda b, **kw: torch.zeros(b, 1, dtype=torch.int64))
 
 
+def test_under_inference_mode_it_is_refused() -> None:
+    with torch.inference_mode(), pytest.raises(ns.InputError, match="inference_mode.. is on"):
+        ns.inspect(ns.GRU(2, 3), torch.randn(4, 1, 2))
+
+
 @pytest.mark.parametrize(
     ("attempt", "told"),
     [

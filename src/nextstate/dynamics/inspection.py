@@ -50,8 +50,8 @@ def inspect(
     Reported for every loop: how many steps back gradients reach (to 1 %), the largest Lyapunov exponents (up
     to 64, along the longest row), gates, forget times, what may help. Up to 16 rows are looked at.
 
-    Raises InputError if no recurrent loop runs or none has a floating state, or if the loss is not one number
-    that depends on one.
+    Raises InputError if no recurrent loop runs or none has a floating state, if the loss is not one number
+    that depends on one, and under `torch.inference_mode()`.
 
     >>> import nextstate as ns
     >>> model = ns.SequenceClassifier(ns.Elman(3, 8), inputs=3, classes=2)
@@ -61,6 +61,10 @@ def inspect(
     """
     if not isinstance(module, nn.Module):
         refuse("inspect", f"expected a torch.nn.Module, got a {type(module).__name__}")
+    if torch.is_inference_mode_enabled():
+        refuse(
+            "inspect", "torch.inference_mode() is on and forbids gradients; call it outside, or under no_grad"
+        )
     with accelerated(module), torch.random.fork_rng(devices=[]), torch.enable_grad(), quiet():
         with observed(probe=True) as sequences:
             output = _call(module, batch)

@@ -86,7 +86,7 @@ def _sorter(path: Path, text: bytes | None, seed: int) -> Sample:
             if not all(word.isdecimal() for word in words):
                 refuse("inspect", f"line {place} is {line!r}; expected whole numbers")
             lists.append([int(word) for word in words])
-            sorter.range.check(lists[-1])
+            sorter.range.check(lists[-1], f"inspect: line {place}")
     lengths = torch.tensor([len(numbers) for numbers in lists])
     source, target = (
         nn.utils.rnn.pad_sequence([torch.tensor(order(numbers)) - 1 for numbers in lists], True)

@@ -32,7 +32,7 @@ class Range:
     shortest: int
     longest: int
 
-    def check(self, numbers: Sequence[int]) -> None:
+    def check(self, numbers: Sequence[int], operation: str = "sort") -> None:
         """Raises InputError for a list that the sorter was not trained for.
 
         >>> Range(largest=32, shortest=1, longest=40).check([5, 33])
@@ -41,15 +41,15 @@ class Range:
         """
         count = len(numbers)
         if count == 0:
-            refuse("sort", f"the list is empty; this model sorts lists of {self.lengths()}")
+            refuse(operation, f"the list is empty; this model sorts lists of {self.lengths()}")
         for place, number in enumerate(numbers, 1):
             if not 1 <= number <= self.largest:
                 refuse(
-                    "sort",
+                    operation,
                     f"number {place} is {number}; this model sorts whole numbers from 1 to {self.largest}",
                 )
         if not self.shortest <= count <= self.longest:
-            refuse("sort", f"the list has {count} numbers; this model sorts lists of {self.lengths()}")
+            refuse(operation, f"the list has {count} numbers; this model sorts lists of {self.lengths()}")
 
     def lengths(self) -> str:
         one = self.shortest == self.longest
