@@ -124,7 +124,7 @@ COUNTER = ns.FunctionCell(lambda u, s: (u, s + 1), lambda b, **kw: torch.zeros(b
 
 
 def test_under_inference_mode_it_is_refused() -> None:
-    with torch.inference_mode(), pytest.raises(ns.InputError, match="inference_mode.. is on"):
+    with torch.inference_mode(), pytest.raises(ns.InputError, match="inference_mode"):
         ns.inspect(ns.GRU(2, 3), torch.randn(4, 1, 2))
 
 

@@ -13,7 +13,7 @@ from nextstate.recipes.text_model import Shape
 from nextstate.tasks.text import Corpus
 
 RESERVE = 0.08
-"""Share of the time kept for measuring, samples, files, and for a machine that gets slower as it gets warm."""
+"""Share of the time kept for measuring, samples, files, and for a machine that slows down."""
 
 
 def sized(minutes: float, tokens: int) -> Recipe:
