@@ -148,35 +148,26 @@ def measure_load(model: Path | None, seconds: float) -> None:
         print(json.dumps({"service_mb_most": memory(pid, "VmHWM")}), flush=True)
 
 
-def abuses(draw: random.Random) -> tuple[str, list[bytes], float, bool]:
-    """(kind, parts to send, pause between them, whether to close after them)."""
+def abuses(draw: random.Random) -> tuple[str, list[bytes], float]:
+    """(kind, parts to send, pause between them)."""
     kind = draw.choice(
-        ("no HTTP", "no JSON", "wrong fields", "oversized", "lying length", "slow", "half closed")
+        ("no HTTP", "no JSON", "wrong fields", "oversized", "lying length", "slow", "half closed", "left")
     )
     if kind == "no HTTP":
-        return kind, [draw.randbytes(draw.randint(1, 400)) + b"\r\n\r\n"], 0, False
+        return kind, [draw.randbytes(draw.randint(1, 400)) + b"\r\n\r\n"], 0
     if kind in ("no JSON", "wrong fields"):
         wrong = [b'{"text": 3}', b'{"texts": [null]}', b"[]", b'{"colour": "x"}', b'{"texts": {"a": 1}}']
         body = draw.randbytes(draw.randint(1, 300)) if kind == "no JSON" else draw.choice(wrong)
-        return kind, [POST + b"content-length: %d\r\n\r\n" % len(body) + body], 0, False
+        return kind, [POST + b"content-length: %d\r\n\r\n" % len(body) + body], 0
     if kind == "oversized":
         size = 3 << 20
-        return (
-            kind,
-            [POST + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % size] + [b"a" * (size // 8)] * 8,
-            0,
-            False,
-        )
+        head = POST + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % size
+        return kind, [head] + [b"a" * (size // 8)] * 8, 0
     if kind == "lying length":
-        return kind, [POST + b"content-length: 9%d\r\n\r\n" % draw.randint(0, 10**12)], 0, False
+        return kind, [POST + b"content-length: 9%d\r\n\r\n" % draw.randint(0, 10**12)], 0
     if kind == "slow":
-        return kind, [POST + b"content-length: 900\r\n\r\n"] + [b" "] * 40, 0.5, False
-    return (
-        kind,
-        [POST + b"content-length: 500\r\n\r\n" + b'{"text": "' + b"a" * draw.randint(0, 400)],
-        0,
-        True,
-    )
+        return kind, [POST + b"content-length: 900\r\n\r\n"] + [b" "] * 40, 0.5
+    return kind, [POST + b"content-length: 500\r\n\r\n" + b'{"text": "' + b"a" * draw.randint(0, 400)], 0
 
 
 async def abuse(port: int, pid: int, requests: int, at_once: int) -> dict:
@@ -185,7 +176,7 @@ async def abuse(port: int, pid: int, requests: int, at_once: int) -> dict:
     gate, before, stop = asyncio.Semaphore(at_once), memory(pid), False
 
     async def one() -> None:
-        kind, parts, pause, close = abuses(draw)
+        kind, parts, pause = abuses(draw)
         async with gate:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -195,7 +186,9 @@ async def abuse(port: int, pid: int, requests: int, at_once: int) -> dict:
                     await asyncio.sleep(pause)
                     if pause and reader.at_eof():
                         break
-                if close:
+                if kind == "half closed":
+                    writer.write_eof()
+                if kind == "left":
                     writer.close()
                     counts[kind, "closed"] += 1
                     return

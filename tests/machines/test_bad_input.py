@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,8 +19,10 @@ from nextstate.machines import (
     PDA,
     CounterMachine,
     Mealy,
+    Moore,
     Recogniser,
     TuringMachine,
+    algebra,
     compile,
     draw,
     extract,
@@ -33,7 +36,16 @@ from nextstate.machines import (
     to_json,
     to_text,
 )
-from nextstate.machines.library import counting_sort, equal_blocks, marked_palindromes, palindromes, tomita
+from nextstate.machines.library import (
+    busy_beaver,
+    counting_sort,
+    dyck,
+    equal_blocks,
+    marked_palindromes,
+    palindromes,
+    random_dfa,
+    tomita,
+)
 
 TRUE: Callable[[list[Any]], list[bool]] = lambda words: [True for _ in words]  # noqa: E731
 
@@ -57,6 +69,26 @@ TRUE: Callable[[list[Any]], list[bool]] = lambda words: [True for _ in words]  #
         lambda: PDA("a", "x", ("q",), "q", (), {("q", "a", "*"): "q"}),
         lambda: TuringMachine("", (), "q", (), {}),
         lambda: TuringMachine.standard(""),
+        lambda: DFA("0", [1], 1, [], {(1, "0"): [2]}),
+        lambda: DFA("0", [1], [1], [], {}),
+        lambda: DFA("0", [1], 1, [], None),  # type: ignore[arg-type]
+        lambda: Moore("0", [1], 1, {1: [2]}, {}),
+        lambda: Moore("0", [1], 1, None, {}),  # type: ignore[arg-type]
+        lambda: Mealy("0", [1], 1, {(1, "0"): (1, [2])}),
+        lambda: CounterMachine("a", "q", "q", {"q": 5}, {}),
+        lambda: CounterMachine("a", "q", "q", 5, {}),
+        lambda: CounterMachine("a", "q", "q", (), None),  # type: ignore[arg-type]
+        lambda: CounterMachine("a", "q", "q", ("q",), {}, 10**12),
+        lambda: PDA("a", "x", "q", "q", {"q": 5}, {}),
+        lambda: PDA("a", "x", "q", "q", 7, {}),
+        lambda: PDA("a", "x", "q", "q", ("q",), None),  # type: ignore[arg-type]
+        lambda: PDA("a", "x", "q", "q", ("q",), {}, 10**12),
+        lambda: TuringMachine("_1", "q", "q", (), None),  # type: ignore[arg-type]
+        lambda: TuringMachine("_1", "q", "q", (), {("q", "1"): (["q"], "1", "R")}),
+        lambda: from_json("[" * 100_000),
+        lambda: from_text(
+            "counters; counters 999999999999; alphabet a; start p; accepting p:0; p a 0 -> p +1"
+        ),
         lambda: regex("(" * 4000 + ")" * 4000, "ab"),
     ],
 )
@@ -204,3 +236,46 @@ def test_models_that_do_not_fit_their_description(network: Any, tmp_path: Path) 
     save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors", {"about": "[]"})
     with pytest.raises(InputError, match="neither"):
         load_model(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("name", ["", "$", "$\\foo$", "a$_$b"])
+def test_names_that_are_no_formula_are_drawn(name: str, tmp_path: Path) -> None:
+    draw(DFA([name], [name], name, [], {(name, name): name}), tmp_path / "m.svg", title=name)
+    assert (tmp_path / "m.svg").is_file()
+
+
+MEALY = Mealy("a", [0], 0, {(0, "a"): (0, "x")})
+MOORE = Moore("a", [0], 0, {0: "x"}, {(0, "a"): 0})
+
+
+@pytest.mark.parametrize(
+    ("attempt", "told"),
+    [
+        (lambda: algebra.minimise(MEALY), "minimise: the machine is a Mealy; expected a DFA or Moore"),
+        (lambda: algebra.complete(MEALY), "complete: the machine is a Mealy; expected a DFA"),
+        (lambda: algebra.complement(MOORE), "complement: the machine is a Moore; expected a DFA"),
+        (lambda: algebra.product(tomita(4), MOORE, bool.__and__), "product: the machine is a Moore"),
+        (lambda: algebra.reachable(busy_beaver(2)), "reachable: the machine is a TuringMachine"),
+        (lambda: algebra.equivalent(busy_beaver(2), tomita(4)), "the machine is a TuringMachine"),
+        (lambda: algebra.accepted_count(MOORE, 3), "accepted_count: the machine is a Moore"),
+        (lambda: Recogniser(GRU(2, 4), "01").accepts("02"), "accepts: '2' is no letter"),
+        (lambda: regex(None, "01"), "regex: the pattern is None; expected text"),
+        (lambda: from_text(5), "from_text: got a int; expected text"),
+        (lambda: TuringMachine.standard(5), "got 5; expected text"),
+        (lambda: save_model(tomita(4), "m"), "save_model: got a DFA; expected a compiled machine"),
+        (lambda: dyck(2, 9), "dyck: depth is 2 and kinds is 9"),
+        (lambda: random_dfa(2, 30), "random_dfa: states is 2 and letters is 30"),
+        (lambda: extract(lambda words: [None] * len(words), "01"), "extract: the function gave None"),
+        (lambda: extract(lambda words: [[0]] * len(words), "01"), r"extract: the function gave \[0\]"),
+    ],
+)
+def test_what_an_operation_is_not_for(attempt: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        attempt()
+
+
+def test_labels_of_numpy_are_those_of_python() -> None:
+    found = extract(lambda words: np.array([len(word) % 2 == 0 for word in words]), "01").machine
+    assert isinstance(found, DFA)
+    assert found.accepts("00")
+    assert not found.accepts("0")

@@ -126,3 +126,39 @@ def test_a_stuck_machine_stays_stuck() -> None:
         assert net.run("abab").configuration is STUCK
         assert not net.run("abab").accepted
     assert compile(marked_palindromes()).run("a##").configuration is STUCK
+
+
+def test_precisions_set_for_one_backend_are_refused() -> None:
+    net, backend = compile(marked_palindromes(), memory="cantor"), torch.backends.mkldnn.matmul
+    before = backend.fp32_precision
+    try:
+        backend.fp32_precision = "bf16"
+        with pytest.raises(InputError, match="fp32_precision"):
+            net.run("a#a")
+    finally:
+        backend.fp32_precision = before
+    assert net.run("a#a").accepted
+
+
+def test_coarse_products_are_refused_where_a_proof_rests_on_fine_ones() -> None:
+    """A finite gain is proved for the rounding of its dtype; so are sums of very many codes."""
+    many = DFA.table("ab", {i: [0, 0] for i in range(80)}, accepting=[0])
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        for machine, options in ((tomita(4), {"gain": 9.0}), (many, {})):
+            with pytest.raises(InputError, match="precision"):
+                compile(machine, activation="tanh", **options).run("")  # type: ignore[arg-type]
+        assert compile(tomita(4), activation="tanh").run("").accepted
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("state", [None, torch.zeros(1, 3), torch.zeros(9), (torch.zeros(1, 9),)], ids=str)
+def test_what_is_no_state_of_the_network_is_refused(state: Any) -> None:
+    net = compile(tomita(4))
+    assert net.decode(net.start()) == tomita(4).start
+    for given in (state, torch.zeros(2, net.report.units)):
+        with pytest.raises(InputError, match="state"):
+            net.decode(given)
+    assert net.decode(torch.full((1, net.report.units), float("inf"))) is None

@@ -70,6 +70,10 @@ def test_counts_past_the_limit_are_refused_at_the_step() -> None:
         us = net.encode("a" * (limit + 2) + "b" * (limit + 2))
         with pytest.raises(ExactnessLost):
             net.decode(ns.scan(net.cell, us)[1])
+        vs, _ = ns.scan(net.cell, us)
+        with pytest.raises(ExactnessLost):
+            net.read(vs[-1])
+        assert not net.read(vs[limit - 1])[0].accepted
 
 
 def test_without_the_alarm_a_counter_does_drift() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from in_step import FLOATS, lockstep, random_word
 
+from nextstate import InputError, scan
 from nextstate.machines import (
     Compiled,
     ExactnessLost,
@@ -175,3 +176,40 @@ def test_grow_and_digital_hold_the_same_numbers() -> None:
         assert right is not None
         control = {k: v for k, v in right.items() if isinstance(k, tuple) and k[0] in ("rule", "state")}
         assert control == {k: left[k] for k in control}
+
+
+def test_cells_too_few_for_a_scan_are_told_and_lengthened_in_a_run() -> None:
+    """Within one scan the depth stays what it is: the public loop must not end in a wrong configuration."""
+    machine = marked_palindromes()
+    net = compile(machine)
+    assert net.cell is not None
+    for half in (1, 3, 4, 5, 8, 40):
+        word = "a" * half + "#" + "a" * half
+        assert net.run(word).accepted
+        _, last = scan(net.cell, net.encode(word), engine="reference")
+        if half <= 4:
+            assert net.decode(last) == machine.trace(word)[-1]
+        else:
+            with pytest.raises(ExactnessLost, match="only run lengthens"):
+                net.decode(last)
+
+
+@pytest.mark.parametrize("memory", ["grow", "fraction"])
+def test_outputs_that_do_not_hold_the_stacks_are_not_read(memory: str) -> None:
+    with pytest.raises(InputError, match="decode"):
+        compile(marked_palindromes(), memory=memory).read(torch.zeros(1, 10))
+
+
+@pytest.mark.parametrize("options", [{}, {"activation": "relu"}], ids=str)
+def test_numbers_no_unit_can_have_are_no_configuration(options: dict[str, Any]) -> None:
+    net = compile(marked_palindromes(), memory="cantor", **options)
+    for _, _, state in net.steps("ab#"):
+        for unit in range(state.shape[1]):
+            for value in (-0.5, 0.3, 2.0, 1e30, float("inf"), float("nan")):
+                bad = state.clone()
+                bad[0, unit] = value
+                try:
+                    shown = net.decode(bad)
+                except ExactnessLost:
+                    continue
+                assert shown is None or 0 <= value <= 1, (unit, value, shown)

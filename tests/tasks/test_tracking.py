@@ -13,7 +13,11 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from nextstate import InputError
+from nextstate.cli.buzz_report import _print
+from nextstate.cli.buzz_track import _posts
+from nextstate.tasks.buzz.tables import Row
 from nextstate.tasks.tracking import Day, Post, Store, moment, read_report, report_of
+from nextstate.tasks.tracking.draw import PANELS, draw_report, largest
 from nextstate.tasks.tracking.index import FALSE_ALARMS, quantile
 from nextstate.tasks.tracking.store import Scored
 from web.tiny import save_tiny
@@ -140,8 +144,47 @@ def test_files_that_cannot_be_used(tmp_path):
     Store(tmp_path / "x.duckdb", "one").__exit__()
     with pytest.raises(InputError, match="another model"):
         Store(tmp_path / "x.duckdb", "two")
+    (tmp_path / "posts.csv").write_text("text,created\ngood,2024-01-01\n")
+    with pytest.raises(InputError, match=r"buzz track: cannot open .* no file of tracked posts"):
+        Store(tmp_path / "posts.csv", "one")  # DuckDB would read it as a table and keep the posts nowhere
+    assert (tmp_path / "posts.csv").read_text() == "text,created\ngood,2024-01-01\n"
+    with pytest.raises(InputError, match="buzz report: cannot open"):
+        read_report(tmp_path / "posts.csv")
+    with pytest.raises(InputError, match=r"posts\.csv is a file; name a folder"):
+        Store(tmp_path / "posts.csv" / "x" / "kept.duckdb", "one")
     with pytest.raises(InputError, match="no posts on 'coffee'"):
         read_report(tmp_path / "x.duckdb", ["coffee"])
+
+
+def test_a_file_is_meant_whatever_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Store(":memory:", "model") as store:
+        store.add(posts(3), [Scored("positive", 0.5, 0.9)] * 3)
+    assert sum(entry.posts for entry in read_report(tmp_path / ":memory:").topics["tea"]) == 3
+
+
+def test_topics_are_shown_as_they_are_written(tmp_path, capsys):
+    names = ["[bold]tea[/x]", "$TEA ^^ $MILK^^"]  # rich and matplotlib would take them for something else
+    report = report_of([day for name in names for day in days_of([[0.1, 0.2, 0.4, 0.9]] * 3, name)])
+    _print(report)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
+    draw_report(report, tmp_path / "report.png")
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_of_many_topics_those_with_most_posts_are_drawn():
+    days = [Day(f"t{n:03}", START, n + 1, 0.0, 0.0) for n in range(60)]
+    assert list(largest(report_of(days))) == [f"t{n:03}" for n in range(60 - PANELS, 60)]
+    assert list(largest(report_of(days[:3]))) == ["t000", "t001", "t002"]
+
+
+def test_posts_without_a_topic_are_named_as_on_the_page():
+    given = [{"brand": "tea"}, {"brand": ""}, {"brand": None}, {}, {"brand": 0}]
+    rows = [Row(n, fields | {"created": "2024-01-01"}, "good", "") for n, fields in enumerate(given)]
+    found = _posts(rows, "created", "brand", {"unread": 0})
+    assert [post.topic for post in found] == ["tea", "no topic", "no topic", "no topic", "0"]
+    assert [post.topic for post in _posts(rows[:1], "created", None, {"unread": 0})] == ["all"]
 
 
 def nextstate(*arguments, start=subprocess.run, **options):
@@ -183,6 +226,9 @@ def test_tracking_killed_half_way_loses_nothing_and_repeats_nothing(tmp_path):
     assert sum(entry["posts"] for entry in entries) == 12_000
     assert [entry["day"] for entry in entries] == [f"2024-01-{n:02}" for n in range(1, 10)]
     assert drawn.read_bytes().startswith(b"\x89PNG")
+    refused = nextstate("buzz", "report", "--db", tmp_path / "kept.duckdb", "--out", drawn / "x.png")
+    assert refused.returncode == 2
+    assert "report.png is a file; name a folder" in refused.stderr
     bad = nextstate("buzz", "track", *options[:5], "when", "--model", model)
     assert bad.returncode == 2
     assert "no column 'when'" in bad.stderr

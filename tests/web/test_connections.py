@@ -1,13 +1,19 @@
 """The service on real sockets: bad clients are sent away, good ones are answered, also while it stops."""
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import httpx
 import pytest
 
+from nextstate import InputError
+from nextstate.cli.serve import _listen
 from nextstate.web.limits import Limits
 from nextstate.web.models import Models
 from web.browser import serving
@@ -62,9 +68,12 @@ def test_bad_requests_are_answered_or_closed(address, sent, status):
 
 
 def test_clients_that_leave_half_way_hold_nothing(address):
-    for _ in range(6):
+    for half in (True, False) * 3:
         with connect(address) as connection:
             connection.sendall(POST + b'content-length: 500\r\n\r\n{"text": "')
+            if half:  # nothing more will come, but an answer would be read
+                connection.shutdown(socket.SHUT_WR)
+                assert all_of(connection) == b""
     end = time.monotonic() + 20
     while httpx.get(f"{address}health", timeout=20).json()["open"] > 1:
         assert time.monotonic() < end, "requests of clients that have gone are still open"
@@ -98,3 +107,25 @@ def test_what_was_accepted_is_finished_before_it_stops(buzz):
     assert json.loads(found[0].content)["results"][0]["label"] == expected.label
     with pytest.raises(httpx.ConnectError):
         httpx.get(address)
+
+
+def test_who_asks_before_the_service_runs_waits():
+    with _listen("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        with pytest.raises(InputError, match=f"port {port}: Address already in use"):
+            _listen("127.0.0.1", port)
+
+
+def test_the_command_answers_as_soon_as_it_says_where_and_stops_at_a_signal(buzz, tiny):
+    command = [sys.executable, "-m", "nextstate", "serve", "--port", "0", "--json", "--buzz", str(tiny)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            address = json.loads(process.stdout.readline())["address"]
+            connect(f"{address}/").close()  # at once
+            answer = httpx.post(f"{address}/score", json={"text": "good"}, timeout=20).json()
+            assert answer["results"][0]["score"] == pytest.approx(buzz.score(["good"])[0].score, abs=1e-5)
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nextstate.writing import folder_of
+
 if TYPE_CHECKING:
     from nextstate.tasks.tracking import Report
 
@@ -30,7 +32,7 @@ def report(
     if out is not None:
         from nextstate.tasks.tracking.draw import draw_report
 
-        out.parent.mkdir(parents=True, exist_ok=True)
+        folder_of("buzz report", out.parent)
         draw_report(found, out)
         print(f"wrote {out}", file=sys.stderr)
     if json_output:
@@ -46,7 +48,7 @@ def _print(found: Report) -> None:
 
     console = Console(highlight=False)
     for topic, entries in found.topics.items():
-        table = Table("day", "posts", "mean score", "95 % interval", "changed by", title=topic)
+        table = Table("day", "posts", "mean score", "95 % interval", "changed by", title=Text(topic))
         for entry in entries:
             interval = "" if entry.low is None else f"{entry.low:+.2f} to {entry.high:+.2f}"
             change = Text("")

@@ -86,7 +86,15 @@ def _posts(rows: list[Row], time: str, topic: str | None, counts: dict[str, int]
                 reason = row.problem or f"its time is {row.fields.get(time)!r}"
                 print(f"buzz track: row {row.number} is left out: {reason}", file=sys.stderr)
             continue
-        yield Post("all" if topic is None else str(row.fields.get(topic)), when, row.text)
+        yield Post(_topic(row, topic), when, row.text)
+
+
+def _topic(row: Row, column: str | None) -> str:
+    """The topic of a post; the page names those without one the same way."""
+    if column is None:
+        return "all"
+    value = row.fields.get(column)
+    return "no topic" if value is None or value == "" else str(value)
 
 
 @contextmanager

@@ -12,6 +12,9 @@ import typer
 
 from nextstate.checks import InputError, refuse
 
+BACKLOG = 1024
+"""Connections that may wait to be taken."""
+
 
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
@@ -53,7 +56,7 @@ def serve(
         ws="none",
         log_level="critical",  # what goes wrong in a request is logged by the application
         server_header=False,
-        backlog=1024,
+        backlog=BACKLOG,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=int(limits.seconds + limits.patience),
     )
@@ -71,11 +74,14 @@ def serve(
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections from now on: who asks while the models are loaded waits."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(BACKLOG)
     except OSError as error:
+        listening.close()
         refuse("serve", f"cannot listen at {host} port {port}: {error.strerror}")
     return listening

@@ -18,6 +18,7 @@ def complete(machine: DFA) -> DFA:
     >>> len(complete(a_star_b_star).states)
     3
     """
+    _is("complete", machine, DFA)
     if len(machine.transitions) == len(machine.states) * len(machine.alphabet):
         return machine
     dead = "dead"
@@ -34,6 +35,7 @@ def reachable(machine: Automaton) -> list[State]:
     >>> reachable(DFA.table("a", {0: [1], 1: [1], 2: [0]}, accepting=[1]))
     [0, 1]
     """
+    _is("reachable", machine, DFA, Moore, Mealy)
     seen, queue = {machine.start: None}, deque([machine.start])
     while queue:
         state = queue.popleft()
@@ -55,6 +57,7 @@ def minimise(machine: DFA | Moore) -> DFA | Moore:
     >>> minimise(twice) == DFA.table("1", {0: [1], 1: [0]}, accepting=[0])
     True
     """
+    _is("minimise", machine, DFA, Moore)
     states: list[State] = reachable(machine)
     if any(machine.step(q, a) is STUCK for q in states for a in machine.alphabet):
         states.append(STUCK)
@@ -97,6 +100,8 @@ def product(left: DFA, right: DFA, keep: Callable[[bool, bool], bool]) -> DFA:
     >>> [n for n in range(13) if product(even, third, bool.__and__).accepts("1" * n)]
     [0, 6, 12]
     """
+    _is("product", left, DFA)
+    _is("product", right, DFA)
     _same_alphabet("product", left, right)
     left, right = complete(left), complete(right)
     start = (left.start, right.start)
@@ -120,6 +125,7 @@ def complement(machine: DFA) -> DFA:
     >>> complement(DFA.table("a", {0: [None]}, accepting=[0])).accepts("a")
     True
     """
+    _is("complement", machine, DFA)
     whole = complete(machine)
     refused = frozenset(whole.states) - frozenset(whole.accepting)
     return DFA(whole.alphabet, whole.states, whole.start, refused, whole.transitions)
@@ -136,6 +142,8 @@ def distinguishing_word(left: Automaton, right: Automaton) -> tuple[Any, ...] | 
     >>> distinguishing_word(odd, last), distinguishing_word(odd, odd)
     (('1', '0'), None)
     """
+    _is("distinguishing_word", left, DFA, Moore, Mealy)
+    _is("distinguishing_word", right, DFA, Moore, Mealy)
     _same_alphabet("distinguishing_word", left, right)
     if isinstance(left, Mealy) != isinstance(right, Mealy):
         refuse("distinguishing_word", "a Mealy machine has outputs on letters, the other one in states")
@@ -172,6 +180,7 @@ def accepted_count(machine: DFA, length: int) -> int:
     >>> accepted_count(DFA.table("01", {0: [0, 1], 1: [1, 0]}, accepting=[0]), 3)
     8
     """
+    _is("accepted_count", machine, DFA)
     ways: dict[State, int] = {machine.start: 1}
     total = 0
     for n in range(length + 1):
@@ -199,6 +208,12 @@ def _written(machine: Any, state: State, letter: Any) -> Any:
 def _numbered(labels: dict[State, Any]) -> dict[State, int]:
     numbers: dict[Any, int] = {}
     return {q: numbers.setdefault(label, len(numbers)) for q, label in labels.items()}
+
+
+def _is(operation: str, machine: Any, *kinds: type) -> None:
+    if not isinstance(machine, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        refuse(operation, f"the machine is a {type(machine).__name__}; expected a {expected}")
 
 
 def _same_alphabet(operation: str, left: Any, right: Any) -> None:

@@ -16,6 +16,7 @@ from nextstate.machines.words import (
     names,
     repeated,
     report,
+    table,
     unknown,
 )
 
@@ -105,7 +106,7 @@ class Moore:
 
     def __post_init__(self) -> None:
         _freeze(self)
-        object.__setattr__(self, "outputs", Table(self.outputs))
+        object.__setattr__(self, "outputs", table("Moore", "outputs", self.outputs))
         mute = [f"state {q!r} has no output" for q in self.states if q not in self.outputs]
         report("Moore", _faults(self) + unknown("state", self.outputs, self.states, "outputs") + mute)
 
@@ -208,7 +209,9 @@ def _rows(kind: str, alphabet: Sequence[Letter], rows: Mapping[Any, Sequence[Any
 def _freeze(machine: Any) -> None:
     for field in ("alphabet", "states"):
         object.__setattr__(machine, field, names(type(machine).__name__, field, getattr(machine, field)))
-    object.__setattr__(machine, "transitions", Table(machine.transitions))
+    kind = type(machine).__name__
+    names(kind, "start", [machine.start])
+    object.__setattr__(machine, "transitions", table(kind, "transitions", machine.transitions))
 
 
 def _faults(machine: Any) -> list[str]:

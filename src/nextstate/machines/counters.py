@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from nextstate.machines.words import (
+    LARGEST,
     STUCK,
     Letter,
     State,
@@ -18,6 +19,7 @@ from nextstate.machines.words import (
     names,
     repeated,
     report,
+    table,
     unknown,
 )
 
@@ -59,10 +61,11 @@ class CounterMachine:
     def __post_init__(self) -> None:
         for field in ("alphabet", "states"):
             object.__setattr__(self, field, names("CounterMachine", field, getattr(self, field)))
+        names("CounterMachine", "start", [self.start])
         report("CounterMachine", _malformed(self))
         object.__setattr__(self, "accepting", _with_tests(self.accepting, "*" * self.counters))
-        table = {key: (*value, None) if len(value) == 2 else value for key, value in self.transitions.items()}
-        object.__setattr__(self, "transitions", Table(table))
+        moves = {key: (*value, None) if len(value) == 2 else value for key, value in self.transitions.items()}
+        object.__setattr__(self, "transitions", table("CounterMachine", "transitions", moves))
         report("CounterMachine", _faults(self))
 
     def step(self, configuration: Counted | Stuck, letter: Letter) -> Counted | Stuck:
@@ -116,8 +119,8 @@ def _match(tests: str, counters: tuple[int, ...]) -> bool:
 
 def _with_tests(accepting: Mapping[State, str] | Iterable[State], default: str) -> Table:
     if isinstance(accepting, Mapping):
-        return Table(accepting)
-    return Table(dict.fromkeys(accepting, default))
+        return table("CounterMachine", "accepting", accepting)
+    return Table(dict.fromkeys(names("CounterMachine", "accepting", accepting), default))
 
 
 def overlap(left: Iterable[Any], right: Iterable[Any]) -> bool:
@@ -131,8 +134,10 @@ def overlap(left: Iterable[Any], right: Iterable[Any]) -> bool:
 
 def _malformed(machine: CounterMachine) -> list[str]:
     """What cannot be looked into any further."""
-    if not isinstance(machine.counters, int) or machine.counters < 0:
-        return [f"counters is {machine.counters!r}; expected a whole number"]
+    if not isinstance(machine.counters, int) or not 0 <= machine.counters <= LARGEST:
+        return [f"counters is {machine.counters!r}; expected a whole number from 0 to {LARGEST}"]
+    if not isinstance(machine.transitions, Mapping):
+        return [f"transitions is {machine.transitions!r}; expected a mapping"]
     return [
         f"transition {key!r} -> {value!r} is not (state, letter, tests) -> (state, steps[, output])"
         for key, value in machine.transitions.items()
@@ -151,7 +156,7 @@ def _faults(machine: CounterMachine) -> list[str]:
     faults += unknown("state", [machine.start], machine.states, "start")
     faults += unknown("state", machine.accepting, machine.states, "accepting")
     for state, tests in machine.accepting.items():
-        if len(tests) != k or set(tests) - set("0*"):
+        if not isinstance(tests, str) or len(tests) != k or set(tests) - set("0*"):
             faults.append(f"accepting {state!r} has tests {tests!r}, expected {k} signs of '0' and '*'")
     for (state, letter, tests), (target, steps, _) in machine.transitions.items():
         where = f"transition {(state, letter, tests)!r}"

@@ -41,7 +41,7 @@ def draw(machine: Machine, path: str | Path, *, title: str | None = None) -> Non
     figure = Figure(figsize=(size, size))
     axes = figure.add_axes((0, 0, 1, 0.94 if title else 1))
     if title:
-        figure.suptitle(title)
+        figure.suptitle(_plain(title))
     arrows: dict[tuple[Any, Any], list[str]] = {}
     for key, value in machine.transitions.items():
         target, text = _label(machine, key, value)
@@ -55,7 +55,8 @@ def draw(machine: Machine, path: str | Path, *, title: str | None = None) -> Non
         if state in getattr(machine, "accepting", ()):
             _ring(axes, x, y, radius * 0.82, 1.0)
         text = f"{state}/{machine.outputs[state]}" if isinstance(machine, Moore) else str(state)
-        axes.text(x, y, text, ha="center", va="center", fontsize=max(5, min(11, 130 * radius / len(text))))
+        size = max(5, min(11, 130 * radius / max(len(text), 1)))
+        axes.text(x, y, _plain(text), ha="center", va="center", fontsize=size)
         if state == machine.start:
             # from outside, turned aside so that it does not run through an arrow from the state to itself
             angle = math.atan2(y, x if (x, y) != (0, 0) else -1) + 0.7
@@ -75,6 +76,11 @@ def _places(states: list[Any]) -> dict[Any, Point]:
         return {states[0]: (0.0, 0.0)}
     turn = 2 * math.pi / n
     return {q: (-math.cos(i * turn), math.sin(i * turn)) for i, q in enumerate(states)}
+
+
+def _plain(text: str) -> str:
+    """A text shown as it is: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def _label(machine: Machine, key: tuple[Any, ...], value: Any) -> tuple[Any, str]:
@@ -113,7 +119,9 @@ def _arrow(axes: Any, start: Point, end: Point, text: str, radius: float, both: 
             "shrinkB": 0,
         }
         axes.annotate("", right, left, arrowprops=style)
-        axes.text(x + 2.4 * radius * dx, y + 2.4 * radius * dy, text, ha="center", va="center", fontsize=8)
+        axes.text(
+            x + 2.4 * radius * dx, y + 2.4 * radius * dy, _plain(text), ha="center", va="center", fontsize=8
+        )
         return
     length = math.dist(start, end)
     ux, uy = (end[0] - start[0]) / length, (end[1] - start[1]) / length
@@ -133,7 +141,7 @@ def _arrow(axes: Any, start: Point, end: Point, text: str, radius: float, both: 
     t, off = 0.38, 2 * 0.38 * 0.62 * bend * length + math.copysign(0.09, bend)
     middle = (a[0] + t * (b[0] - a[0]) - uy * off, a[1] + t * (b[1] - a[1]) + ux * off)
     paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-    axes.text(*middle, text, ha="center", va="center", fontsize=8, zorder=5, bbox=paper)
+    axes.text(*middle, _plain(text), ha="center", va="center", fontsize=8, zorder=5, bbox=paper)
 
 
 def draw_lessons(lessons: Sequence[Any], path: str | Path) -> None:

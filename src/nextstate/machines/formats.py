@@ -12,6 +12,7 @@ from nextstate.machines.automata import DFA, Mealy, Moore
 from nextstate.machines.counters import CounterMachine
 from nextstate.machines.pushdown import EMPTY, PDA
 from nextstate.machines.turing import TuringMachine
+from nextstate.machines.words import LARGEST
 from nextstate.writing import whole
 
 Machine = DFA | Moore | Mealy | CounterMachine | PDA | TuringMachine
@@ -41,7 +42,7 @@ def from_json(text: str) -> Machine:
     try:
         record = json.loads(text)
         return _machine(record)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if type(error).__name__ == "InputError":
             raise
         refuse("from_json", f"not a machine: {type(error).__name__}: {error}")
@@ -92,6 +93,8 @@ def to_text(machine: Machine) -> str:
 
 def from_text(text: str) -> Machine:
     """The machine of a text in the format of `to_text`; raises InputError naming the line."""
+    if not isinstance(text, str):
+        refuse("from_text", f"got a {type(text).__name__}; expected text")
     lines = [line.strip() for line in text.replace(";", "\n").splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     kind = lines[0] if lines else ""
@@ -120,7 +123,8 @@ def from_text(text: str) -> Machine:
                 "from_text", f"the line {line!r} is not of a {kind} machine; see nextstate.machines.to_text"
             )
     if kind in ("counters", "pda"):
-        always = ["*"] * record.get("counters", record.get("stacks", 1))
+        count = record.get("counters", record.get("stacks", 1))
+        always = ["*"] * min(count, LARGEST + 1)  # the machine refuses more
         record["accepting"] = [(q, always) if isinstance(q, str) else q for q in record["accepting"]]
     if "states" not in record:
         ends = [q for row in record["transitions"] for q in _ends(kind, row)]

@@ -71,6 +71,8 @@ def dyck(depth: int, kinds: int = 1) -> DFA:
     >>> dyck(2).accepts("(())()"), dyck(2).accepts("((()))"), len(dyck(3, 2).states)
     (True, False, 15)
     """
+    if depth < 0 or not 1 <= kinds <= 4:
+        refuse("dyck", f"depth is {depth} and kinds is {kinds}; expected depth >= 0 and 1 to 4 kinds")
     pairs = ["()", "[]", "{}", "<>"][:kinds]
     states, frontier = [""], [""]
     for _ in range(depth):
@@ -94,6 +96,8 @@ def random_dfa(states: int, letters: int, *, missing: float = 0.0, seed: int = 0
     >>> random_dfa(5, 2, seed=3) == random_dfa(5, 2, seed=3)
     True
     """
+    if states < 1 or not 1 <= letters <= 26:
+        refuse("random_dfa", f"states is {states} and letters is {letters}; expected 1 or more, and 1 to 26")
     draw = random.Random(f"{states} {letters} {missing} {seed}")
     alphabet = tuple("abcdefghijklmnopqrstuvwxyz"[:letters])
     rows = {

@@ -34,6 +34,12 @@ def save_model(network: Compiled | Recogniser, path: str | Path) -> None:
     ...     print(load_model(Path(folder) / "odd.safetensors").run("111").accepted)
     True
     """
+    if not isinstance(network, Compiled | Recogniser):
+        refuse(
+            "save_model",
+            f"got a {type(network).__name__}; expected a compiled machine or a Recogniser "
+            "(nextstate.machines.save writes a machine itself)",
+        )
     if isinstance(network, Compiled):
         if network.cell is None:
             refuse("save_model", "exact rationals are no tensors; save the machine instead")

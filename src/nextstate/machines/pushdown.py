@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from nextstate.checks import refuse
 from nextstate.machines.counters import overlap
 from nextstate.machines.words import (
+    LARGEST,
     STUCK,
     Letter,
     State,
@@ -20,6 +21,7 @@ from nextstate.machines.words import (
     names,
     repeated,
     report,
+    table,
     unknown,
 )
 
@@ -66,13 +68,16 @@ class PDA:
     def __post_init__(self) -> None:
         for field in ("alphabet", "symbols", "states"):
             object.__setattr__(self, field, names("PDA", field, getattr(self, field)))
+        names("PDA", "start", [self.start])
         report("PDA", _malformed(self))
         accepting: Any = self.accepting
         if not isinstance(accepting, Mapping):
-            accepting = dict.fromkeys(accepting, (ANY,) * self.stacks)
-        accepting = {q: (t,) if isinstance(t, str) else tuple(t) for q, t in accepting.items()}
+            accepting = dict.fromkeys(names("PDA", "accepting", accepting), (ANY,) * self.stacks)
+        accepting = {
+            q: (t,) if isinstance(t, str) else names("PDA", "tests", t) for q, t in accepting.items()
+        }
         object.__setattr__(self, "accepting", Table(accepting))
-        object.__setattr__(self, "transitions", Table(_normal(self.transitions)))
+        object.__setattr__(self, "transitions", table("PDA", "transitions", _normal(self.transitions)))
         report("PDA", _faults(self))
 
     @property
@@ -165,8 +170,10 @@ def _nested(pushes: Any) -> bool:
 
 def _malformed(machine: PDA) -> list[str]:
     """What cannot be looked into any further."""
-    if not isinstance(machine.stacks, int) or machine.stacks < 1:
-        return [f"stacks is {machine.stacks!r}; expected a whole number >= 1"]
+    if not isinstance(machine.stacks, int) or not 1 <= machine.stacks <= LARGEST:
+        return [f"stacks is {machine.stacks!r}; expected a whole number from 1 to {LARGEST}"]
+    if not isinstance(machine.transitions, Mapping):
+        return [f"transitions is {machine.transitions!r}; expected a mapping"]
     return [
         f"transition {key!r} -> {value!r} is not (state, letter, tops) -> (state, pushes[, output])"
         for key, value in machine.transitions.items()

@@ -28,6 +28,8 @@ def regex(pattern: str, alphabet: Sequence[str]) -> DFA:
     >>> len(machine.states), machine.accepts("0110"), machine.accepts("0")
     (2, True, False)
     """
+    if not isinstance(pattern, str):
+        refuse("regex", f"the pattern is {pattern!r}; expected text")
     try:
         fragment = _Parser(pattern, tuple(alphabet)).parse()
     except RecursionError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,6 +51,9 @@ class TuringMachine:
             object.__setattr__(self, field, names("TuringMachine", field, getattr(self, field)))
         accepting = frozenset(names("TuringMachine", "accepting", self.accepting))
         object.__setattr__(self, "accepting", accepting)
+        names("TuringMachine", "start", [self.start])
+        if not isinstance(self.transitions, Mapping):
+            refuse("TuringMachine", f"transitions is {self.transitions!r}; expected a mapping")
         object.__setattr__(self, "transitions", Table(self.transitions))
         report("TuringMachine", _faults(self))
 
@@ -63,6 +66,8 @@ class TuringMachine:
         >>> TuringMachine.standard("1RB1LB_1LA1RZ").run("").state
         'Z'
         """
+        if not isinstance(text, str):
+            refuse("TuringMachine.standard", f"got {text!r}; expected text such as '1RB1LB_1LA1RZ'")
         groups = text.strip().split("_")
         states = [chr(ord("A") + i) for i in range(len(groups))]
         width = max(len(group) for group in groups) // 3
@@ -154,4 +159,5 @@ def _is_move(key: Any, value: Any) -> bool:
         and isinstance(value, tuple)
         and (len(key), len(value)) == (2, 3)
         and (value[2] in ("L", "R", "S"))
+        and all(isinstance(part, Hashable) for part in value)
     )

@@ -68,6 +68,22 @@ def names(machine: str, what: str, given: Any) -> tuple[Any, ...]:
     return listed
 
 
+LARGEST = 1000
+"""Counters or stacks of a machine at most; a number past it is a slip."""
+
+
+def table(machine: str, what: str, given: Any) -> Table:
+    """A mapping as a `Table`; refused if it is none, or if something in it cannot be hashed."""
+    if not isinstance(given, Mapping):
+        refuse(machine, f"{what} is {given!r}; expected a mapping")
+    kept = Table(given)
+    try:
+        hash(kept)
+    except TypeError as error:
+        refuse(machine, f"{what} holds what can be no name or output ({error}): {given!r}")
+    return kept
+
+
 def repeated(what: str, names: Sequence[Any]) -> list[str]:
     doubles = {name for name in names if list(names).count(name) > 1}
     return [f"{what} {name!r} is listed twice" for name in sorted(doubles, key=repr)]

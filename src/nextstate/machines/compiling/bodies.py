@@ -141,7 +141,9 @@ class TensorBody:
 
     def values(self, state: Tree) -> dict[Any, Number] | None:
         row = self.code.read(tree_map(lambda x: x[0].detach().cpu(), state))
-        return None if row is None else dict(zip(self.code.names, map(_number, row.tolist()), strict=True))
+        if row is None or not bool(row.isfinite().all()):
+            return None
+        return dict(zip(self.code.names, map(_number, row.tolist()), strict=True))
 
     def value(self, state: Tree, form: Form) -> float:
         if not form.units:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nextstate.cell import Cell
-from nextstate.checks import refuse
+from nextstate.checks import describe, refuse
 from nextstate.machines.automata import DFA, Mealy, Moore
 from nextstate.machines.compiling.blueprint import Blueprint
 from nextstate.machines.compiling.bodies import Body
@@ -19,6 +19,7 @@ from nextstate.machines.counters import CounterMachine
 from nextstate.machines.pushdown import PDA
 from nextstate.machines.turing import TuringMachine
 from nextstate.machines.words import Word, check_word
+from nextstate.states import leaves
 
 Machine = DFA | Moore | Mealy | CounterMachine | PDA | TuringMachine
 
@@ -100,6 +101,9 @@ class Compiled:
     readout_bias: Tensor
     blueprint: Blueprint = field(repr=False)
     body: Body = field(repr=False)
+    watch_weight: Tensor = field(repr=False)
+    """A row that shows above 1/2, with `watch_bias`, where the exact range was left."""
+    watch_bias: float = field(repr=False)
 
     def encode(self, word: Word) -> Tensor:
         """The input [T, 1, letters] that spells a word: one-hot rows, blanks between where moves take more.
@@ -129,15 +133,31 @@ class Compiled:
         """The machine's configuration in a state [1, ...]; None where the state is no configuration.
 
         Raises ExactnessLost if the state says that the exact range was left on the way to it, InputError for
-        settings under which states are not exact.
+        settings under which states are not exact, and for what is no state [1, ...] of this network.
         """
         self._check_settings("decode")
+        self._check_state(state)
         self._check_exact(state, 0)
         values = self.body.values(state)
         return None if values is None else self.blueprint.decode(values)
 
     def read(self, v: Tensor) -> list[Shown]:
-        """What the outputs [B, units] of the cell show, row by row."""
+        """What the outputs [B, units] of the cell show, row by row.
+
+        Raises ExactnessLost if a row says that the exact range was left on the way to it, InputError for
+        memories whose outputs are not the whole state ("grow" and "fraction": decode the state).
+        """
+        if self.report.memory in ("grow", "fraction"):
+            refuse("read", f"outputs under memory={self.report.memory!r} do not show the stacks; use decode")
+        width = self.readout_weight.shape[1]
+        if v.dim() != 2 or v.shape[1] != width:
+            refuse("read", f"v has shape {tuple(v.shape)}; expected [B, {width}], the outputs of one step")
+        if self.blueprint.watch.units and not self._keeps_exact(v):
+            raise ExactnessLost(0, self._why())
+        return self.shown(v)
+
+    def shown(self, v: Tensor) -> list[Shown]:
+        """As `read`, without looking whether the network is still its machine: what it is itself."""
         on = v @ self.readout_weight.to(v).T + self.readout_bias.to(v) > 0.5
         return [self._shown(row) for row in on.tolist()]
 
@@ -213,8 +233,33 @@ class Compiled:
 
     def _check_exact(self, state: Any, number: int) -> None:
         if self.blueprint.watch.units and self.body.value(state, self.blueprint.watch):
-            what = "count" if isinstance(self.machine, CounterMachine) else "stack"
-            raise ExactnessLost(number, f"a {what} went past {self.report.exact_until} in {self.report}")
+            raise ExactnessLost(number, self._why())
+
+    def _keeps_exact(self, v: Tensor) -> bool:
+        """Whether no row shows the alarm, by its own units alone: the others may be infinite."""
+        mine = self.watch_weight.nonzero().flatten().tolist()
+        return bool((v[:, mine] @ self.watch_weight[mine].to(v) + self.watch_bias <= 0.5).all())
+
+    def _why(self) -> str:
+        if self.report.memory == "grow":
+            return f"a stack grew past the cells of a state that only run lengthens, in {self.report}"
+        what = "count" if isinstance(self.machine, CounterMachine) else "stack"
+        return f"a {what} went past {self.report.exact_until} in {self.report}"
+
+    def _check_state(self, state: Any) -> None:
+        """Refuse what is no state [1, ...] of this network; the depth of cells that grow is free."""
+        like = self.body.start(None)
+        fits = type(state) is type(like)
+        if fits and self.cell is not None:
+            free = 1 if self.report.memory == "grow" else 0
+            parts = list(zip(leaves(state), leaves(like), strict=True))
+            fits = all(
+                x.dim() == y.dim() and x.shape[: x.dim() - free] == y.shape[: y.dim() - free]
+                for x, y in parts
+            )
+        if not fits:
+            found = describe(state) if self.cell is not None else type(state).__name__
+            refuse("decode", f"the state is {found}; expected one state [1, ...] of {self.report}")
 
     def _check_settings(self, operation: str) -> None:
         if self.cell is None:
@@ -225,10 +270,20 @@ class Compiled:
             faults.append(f"the weights are now {weight.dtype}, compiled for {self.report.dtype}")
         if torch.is_autocast_enabled(weight.device.type):
             faults.append("autocast is on")
-        if weight.dtype == torch.float32 and self.blueprint.kind != "threshold":
-            if torch.get_float32_matmul_precision() != "highest":
-                faults.append("torch.set_float32_matmul_precision is below 'highest'")
-            if weight.is_cuda and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
-                faults.append("TF32 is allowed")
+        if "no TF32" in self.report.requires:
+            faults += _coarse_products(cuda=weight.is_cuda)
         if faults:
             refuse(operation, "settings under which the network is not exact: " + "; ".join(faults))
+
+
+def _coarse_products(*, cuda: bool) -> list[str]:
+    """The settings under which float32 products are rounded to fewer bits."""
+    faults = []
+    try:
+        if torch.get_float32_matmul_precision() != "highest":
+            faults.append("torch.set_float32_matmul_precision is below 'highest'")
+        if cuda and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
+            faults.append("TF32 is allowed")
+    except RuntimeError:  # torch answers neither question where one backend was set apart from the others
+        faults.append("a precision of float32 is set through fp32_precision of torch.backends")
+    return faults

@@ -9,12 +9,12 @@ import torch
 
 from nextstate.checks import refuse
 from nextstate.machines.automata import DFA, Mealy, Moore
-from nextstate.machines.compiling.blueprint import Blueprint, exact_depth, largest_sum
+from nextstate.machines.compiling.blueprint import Blueprint, exact_depth, largest_sum, unit
 from nextstate.machines.compiling.bodies import Body, RationalBody, TensorBody
 from nextstate.machines.compiling.compiled import Compiled, Machine, Report
 from nextstate.machines.compiling.counting import counter_blueprint
 from nextstate.machines.compiling.finite import finite_blueprint
-from nextstate.machines.compiling.grow import GrowingBody, GrowingStacks, read_cells, write_cells
+from nextstate.machines.compiling.grow import LOST, GrowingBody, GrowingStacks, read_cells, write_cells
 from nextstate.machines.compiling.limbs import LimbStore
 from nextstate.machines.compiling.lowering import CARRIES, certified_slack, load, lower, smallest_gain
 from nextstate.machines.compiling.program import Program, program_of
@@ -28,6 +28,8 @@ _FORMATS = {torch.float16: (11, -24), torch.float32: (24, -126), torch.float64: 
 """Significand bits, and the exponent of the smallest number that no flushing of subnormals loses."""
 _LARGEST = 20_000
 """Units of a network at most: its recurrent weights alone are this number squared."""
+_COARSE = 100
+"""Codes a unit may sum when products are rounded to 8 bits: the error is below half of the margin."""
 MEMORIES = ("grow", "digital", "limbs", "cantor", "fraction")
 
 
@@ -119,6 +121,7 @@ def compile(
         gain,
         slack,
         shown,
+        carried.shown(blueprint.watch),
     )
 
 
@@ -134,6 +137,7 @@ def _growing(machine: PDA | TuringMachine, dtype: torch.dtype) -> Compiled:
         decoder(program, read_cells),
         encoder(program, write_cells),
         period=2,
+        watch=unit(LOST),
         moving=blueprint.moving,
     )
     cell = GrowingStacks(program, blueprint, dtype)
@@ -154,9 +158,13 @@ def _compiled(
     gain: float | None,
     slack: float | None,
     shown: list[tuple[list[float], float]] | None = None,
+    watched: tuple[list[float], float] | None = None,
 ) -> Compiled:
     requires: tuple[str, ...] = () if cell is None else ("no autocast", f"{dtype} weights")
-    if cell is not None and blueprint.kind != "threshold" and dtype == "float32":
+    # codes of -1 and 1 at their full gain bear coarser products, unless very many are summed
+    coarse = blueprint.kind == "threshold" and gain is None
+    coarse = coarse and (activation != "tanh" or load(blueprint) <= _COARSE)
+    if cell is not None and not coarse and dtype == "float32":
         requires += ("float32 matmul precision 'highest'", "no TF32")
     width = len(blueprint.rows)
     if cell is not None:
@@ -177,7 +185,9 @@ def _compiled(
     )
     weight = torch.tensor([row for row, _ in shown or []], dtype=torch.float64).reshape(-1, width)
     bias = torch.tensor([constant for _, constant in shown or []], dtype=torch.float64)
-    return Compiled(machine, cell, report, weight, bias, blueprint, body)
+    row, constant = watched or ([], 0.0)
+    watch = torch.tensor(row, dtype=torch.float64)
+    return Compiled(machine, cell, report, weight, bias, blueprint, body, watch, constant)
 
 
 def _blueprint(

@@ -16,25 +16,34 @@ from nextstate.machines.compiling.stores import DigitalStore, rule
 
 
 class GrowingState(NamedTuple):
-    """`control` [B, states + rules + 1] and `cells` [B, stacks, symbols, kinds of unit, depth]."""
+    """`control` [B, states + rules + 1] and `cells` [B, stacks, symbols, kinds of unit, depth].
+
+    `lost` [B, 1] is 1 once a symbol was pushed out of the last cell, and stays so.
+    """
 
     control: Tensor
     cells: Tensor
+    lost: Tensor
+
+
+LOST = "lost"
 
 
 class GrowingStacks(Cell):
     """A stack machine as a gated convolution over the depth of its stacks, all values 0 or 1.
 
-    GrowingStacks : (u, (control, cells)) -> (control', (control', cells'))
+    GrowingStacks : (u, (control, cells, lost)) -> (control', (control', cells', lost'))
 
         cell  = sum over d of moved_d + pushed
         copy'    = f( cell )
         moved_d' = f( copy shifted by d + [rules that shift by d] - 1 )
         pushed'  = f( [rules that push here] )
         control' = f( W control + sum of tops + V u + b )             f = ReLU
+        lost'    = min(1, lost + sum of what moves out of the last cell)
 
     The equations of the digital memory, written once for all depths: any depth gives the same weights, and a
-    state may be lengthened with zeros between two steps. Within one scan the depth stays what it is.
+    state may be lengthened with zeros between two steps. Within one scan the depth stays what it is, and
+    `lost` tells if that was too little.
     """
 
     def __init__(self, program: Program, blueprint: Blueprint, dtype: torch.dtype) -> None:
@@ -97,10 +106,10 @@ class GrowingStacks(Cell):
         like: dict[str, Any] = {"device": device, "dtype": dtype or self.bias.dtype}
         control = torch.zeros(batch_size, len(self.names), **like)
         cells = torch.zeros(batch_size, self.stacks, self.symbols, 5, 4, **like)
-        return GrowingState(control, cells)
+        return GrowingState(control, cells, torch.zeros(batch_size, 1, **like))
 
     def forward(self, u: Tensor, s: GrowingState) -> tuple[Tensor, GrowingState]:
-        control, cells = s
+        control, cells, lost = s
         held = cells[:, :, :, 1:].sum(3)
         copies = cells[:, :, :, 0]
         tops = torch.einsum("bsm,nsm->bn", held[..., 0], self.weight_top)
@@ -114,12 +123,13 @@ class GrowingStacks(Cell):
         moved = torch.stack([down, copies, up]) + gates - F.pad(kept, (0, depth - 2))
         rows = [held, *moved, F.pad(pushed, (0, depth - 2))]
         cells = torch.relu(torch.stack(rows, 3))
-        return after, GrowingState(after, cells)
+        out = torch.relu(copies[..., -1] + gates[2, ..., 0]).sum((1, 2))
+        return after, GrowingState(after, cells, (lost + out[:, None]).clamp(max=1))
 
     def lengthened(self, s: GrowingState) -> GrowingState:
         """The state with room to spare: twice as deep if anything lies within the last two cells."""
         if bool(s.cells[..., -2:].any()):
-            return GrowingState(s.control, F.pad(s.cells, (0, s.cells.shape[-1])))
+            return GrowingState(s.control, F.pad(s.cells, (0, s.cells.shape[-1])), s.lost)
         return s
 
 
@@ -143,7 +153,7 @@ class GrowingBody:
                 state.control[0, self._index[name]] = float(value)
             else:
                 cells[0, name[1], name[3] - 1, 2, name[2]] = float(value)
-        return GrowingState(state.control, cells)
+        return GrowingState(state.control, cells, state.lost)
 
     def step(self, state: GrowingState, letter: Hashable | None) -> GrowingState:
         with torch.no_grad():
@@ -174,7 +184,9 @@ class GrowingBody:
         found = float(form.constant)
         name: Any
         for name, w in form.units.items():
-            if name in self._index:
+            if name == LOST:
+                found += float(w) * float(state.lost[0, 0].detach())
+            elif name in self._index:
                 found += float(w) * float(control[self._index[name]])
             elif name[0] == "cell" and name[2] == 0 and name[4] == 0:
                 found += float(w) * float(held[name[1], name[3] - 1])

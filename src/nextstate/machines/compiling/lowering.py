@@ -49,6 +49,13 @@ CARRIES = {
 }
 """Which activations carry a blueprint of each kind to the same values."""
 
+_LEGAL: dict[str, Callable[[Tensor], Tensor]] = {
+    "threshold": lambda x: (x == 0) | (x == 1),
+    "saturated": lambda x: (x >= 0) & (x <= 1),
+    "relu": lambda x: (x >= 0) & (x == x.round()),
+}
+"""The values that the units of a blueprint of each kind can have."""
+
 _GAIN = {torch.float16: 16.0, torch.float32: 20.0, torch.float64: 40.0}
 """tanh(gain / 2) rounds to 1."""
 _SHUT = {torch.float16: 128.0, torch.float32: 128.0, torch.float64: 800.0}
@@ -79,10 +86,10 @@ def _plain(blueprint: Blueprint, activation: str, dtype: torch.dtype) -> Carried
     recurrent, heard, bias = _matrices(blueprint)
     cell = Elman(heard.shape[1], len(names), activation=ACTIVATIONS[activation])
     _fill(cell, heard, recurrent, bias, dtype)
-    whole = blueprint.kind != "saturated"
+    legal = _LEGAL[blueprint.kind]
 
     def read(state: Tensor) -> Tensor | None:
-        return state if not whole or bool((state == state.round()).all()) else None
+        return state if bool(legal(state).all()) else None
 
     return Carried(cell, Code(names, lambda row: row[None], read), lambda form: _weights(names, form))
 
@@ -98,7 +105,7 @@ def _doubled(blueprint: Blueprint, dtype: torch.dtype) -> Carried:
 
     def read(state: Tensor) -> Tensor | None:
         low, high = state[..., :n], state[..., n:]
-        legal = (high == 0) & (low <= 1) | (low == high + 1)
+        legal = (high == 0) & (low >= 0) & (low <= 1) | (high > 0) & (low - high == 1)
         return low - high if bool(legal.all()) else None
 
     def shown(form: Form) -> tuple[list[float], float]:

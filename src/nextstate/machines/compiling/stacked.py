@@ -71,7 +71,9 @@ def decoder(
         if not values[ALIVE]:
             started = any(values.values())
             return None if started else program.configuration(program.start, ((),) * program.stacks)
-        if len(states) > 1 or any(values[name] for name in rules):
+        if len(states) > 1 or any(values["state", q] != 1 for q in states) or values[ALIVE] != 1:
+            return None
+        if any(values[name] for name in rules):
             return None
         if not states:
             return STUCK

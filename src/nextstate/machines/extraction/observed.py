@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -69,7 +69,10 @@ class Recogniser(nn.Module):
         return self.readout(leaves(states)[0]).squeeze(-1)
 
     def accepts(self, word: Word) -> bool:
-        """Whether a word is accepted."""
+        """Whether a word is accepted; raises InputError for a letter outside the alphabet."""
+        foreign = [a for a in word if a not in self.alphabet]
+        if foreign:
+            refuse("accepts", f"{foreign[0]!r} is no letter; the letters are {list(self.alphabet)}")
         ids = torch.tensor([self.alphabet.index(a) for a in word], dtype=torch.int64).reshape(-1, 1)
         with torch.no_grad():
             return bool(self(ids, torch.tensor([len(ids)])) > 0)
@@ -107,7 +110,7 @@ class CompiledObserved:
             return self._cell(self._letters[letters], states)[1]
 
     def labels(self, states: Tree) -> list[Any]:
-        shown = self._compiled.read(leaves(states)[0])
+        shown = self._compiled.shown(leaves(states)[0])
         return [row.accepted if self._accepts else row.output for row in shown]
 
 
@@ -132,8 +135,15 @@ class BlackBox:
 
     def labels(self, states: Tensor) -> list[Any]:
         words = [tuple(self.alphabet[a] for a in row) for row in states.tolist()]
-        answers = self.answer(words)
-        found = list(answers.tolist() if isinstance(answers, Tensor) else answers)
+        found = [
+            x.item() if hasattr(x, "item") else x for x in self.answer(words)
+        ]  # numbers of torch and numpy
+        strange = [label for label in found if label is None or not isinstance(label, Hashable)]
+        if strange:
+            refuse(
+                "extract",
+                f"the function gave {strange[0]!r}; expected what a state can show: bool, number, text",
+            )
         if len(found) != len(words):
             refuse(
                 "extract", f"the function gave {len(found)} labels for {len(words)} words; one each is due"

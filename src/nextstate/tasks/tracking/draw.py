@@ -8,16 +8,22 @@ from pathlib import Path
 from nextstate.tasks.tracking.index import CONFIDENCE, Entry, Report
 from nextstate.writing import whole
 
+PANELS = 24
+"""Topics that are drawn at most."""
+
 
 def draw_report(report: Report, path: Path) -> None:
-    """Write a PNG: the mean score a day with its interval, days that changed marked."""
+    """Write a PNG: the mean score a day with its interval, days that changed marked.
+
+    Of more than `PANELS` topics those with most posts are drawn, which the title says.
+    """
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
-    topics = report.topics
+    topics = largest(report)
     figure = Figure(figsize=(9, 1 + 2.2 * max(1, len(topics))), layout="constrained")
     panels = figure.subplots(max(1, len(topics)), 1, sharex=True, squeeze=False)[:, 0]
     for panel, (topic, entries) in zip(panels, topics.items(), strict=False):
@@ -35,14 +41,27 @@ def draw_report(report: Report, path: Path) -> None:
                 colour = "tab:green" if entry.change > 0 else "tab:red"
                 panel.axvline(entry.day, color=colour, linestyle=":")
                 panel.annotate(f"{entry.change:+.2f}", (entry.day, 0.88), color=colour, ha="left")
-        panel.set(title=f"{topic} ({sum(entry.posts for entry in entries)} posts)", ylim=(-1, 1))
-        panel.set_ylabel("mean score")
+        panel.set(ylim=(-1, 1), ylabel="mean score")
+        panel.set_title(f"{topic} ({_posts(entries)} posts)", parse_math=False)  # $AAPL is no formula
     locator = AutoDateLocator()
     panels[-1].xaxis.set_major_locator(locator)
     panels[-1].xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    figure.suptitle(f"Sentiment a day, {100 * CONFIDENCE:g} % intervals; dotted: days that changed")
+    title = f"Sentiment a day, {100 * CONFIDENCE:g} % intervals; dotted: days that changed"
+    if len(topics) < len(report.topics):
+        title += f"\nthe {len(topics)} of {len(report.topics)} topics with most posts"
+    figure.suptitle(title)
     with whole("draw", path) as aside:
         figure.savefig(aside, format="png", dpi=120)
+
+
+def largest(report: Report) -> dict[str, list[Entry]]:
+    """The topics that are drawn, in the order of the report."""
+    kept = sorted(report.topics, key=lambda topic: -_posts(report.topics[topic]))[:PANELS]
+    return {topic: entries for topic, entries in report.topics.items() if topic in kept}
+
+
+def _posts(entries: list[Entry]) -> int:
+    return sum(entry.posts for entry in entries)
 
 
 def _without_gaps(entries: list[Entry]) -> list[list[Entry]]:

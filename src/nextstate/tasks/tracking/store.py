@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from nextstate.checks import InputError, refuse
 from nextstate.tasks.tracking.index import Day, Report, report_of
+from nextstate.writing import folder_of
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS about (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -65,8 +66,8 @@ class Store:
 
     def __init__(self, path: Path | str, model: str) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.connection = _connect(self.path, read_only=False)
+        folder_of("buzz track", self.path.parent)
+        self.connection = _connect("buzz track", self.path, read_only=False)
         try:
             with self._transaction():
                 self.connection.execute(TABLES)
@@ -144,7 +145,7 @@ def read_report(path: Path | str, topics: Sequence[str] = ()) -> Report:
     """
     if not Path(path).exists():
         refuse("buzz report", f"there is no file {path}; `nextstate buzz track` makes one")
-    connection = _connect(Path(path), read_only=True)
+    connection = _connect("buzz report", Path(path), read_only=True)
     try:
         rows = connection.execute(
             "SELECT topic, CAST(created AS DATE) AS day, count(*), sum(score), sum(score * score) "
@@ -168,18 +169,26 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _connect(path: Path, *, read_only: bool) -> Any:
+def _connect(operation: str, path: Path, *, read_only: bool) -> Any:
+    """DuckDB on a file and on nothing else: given a table, or `:memory:`, it would keep posts nowhere."""
     try:
         import duckdb
     except ImportError as error:
-        raise InputError("buzz track: it needs DuckDB: pip install 'nextstate[track]'") from error
+        raise InputError(f"{operation}: it needs DuckDB: pip install 'nextstate[track]'") from error
     try:
-        return duckdb.connect(str(path), read_only=read_only)
+        connection = duckdb.connect(str(path.absolute()), read_only=read_only)
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         if "lock" in reason.lower():
             reason = "another process is using it; try again when it has finished"
-        raise InputError(f"buzz track: cannot open {path}: {reason}") from error
+        raise InputError(f"{operation}: cannot open {path}: {reason}") from error
+    [[where]] = connection.execute(
+        "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+    ).fetchall()
+    if where is None:
+        connection.close()
+        refuse(operation, f"cannot open {path}: it is no file of tracked posts; name another one")
+    return connection
 
 
 def _errors() -> type[Exception]:
