@@ -1,5 +1,6 @@
 """The service on real sockets: bad clients are sent away, good ones are answered, also while it stops."""
 
+import asyncio
 import json
 import os
 import signal
@@ -115,6 +116,30 @@ def test_who_asks_before_the_service_runs_waits():
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
         with pytest.raises(InputError, match=f"port {port}: Address already in use"):
             _listen("127.0.0.1", port)
+
+
+def test_answers_are_sent_without_delay():
+    """An accepted connection does not wait for acknowledgements between the parts of an answer."""
+    found = []
+
+    async def accept_one():
+        done = asyncio.Event()
+
+        async def accepted(_reader, writer):
+            connection = writer.get_extra_info("socket")
+            found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+            done.set()
+
+        with _listen("127.0.0.1", 0) as listening:
+            server = await asyncio.start_server(accepted, sock=listening)
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            await asyncio.wait_for(done.wait(), 5)
+            writer.close()
+            server.close()
+
+    asyncio.run(accept_one())
+    assert found == [1]
 
 
 def test_the_command_answers_as_soon_as_it_says_where_and_stops_at_a_signal(buzz, tiny):

@@ -73,7 +73,9 @@ def train_buzz(
     labels = ordered_labels(given)
     numbers = [labels.index(label) for label in given]
     parts = split(texts, numbers, [held_back, test], seed)
-    _show_split(parts, numbers, labels)
+    fabric = here()
+    if fabric.is_global_zero:
+        _show_split(parts, numbers, labels)
     recipe = replace(Recipe(), hidden=hidden)
     if unlabelled is not None:
         start = "scratch"
@@ -101,7 +103,6 @@ def train_buzz(
         "unlabelled": None if unlabelled is None else str(unlabelled),
         "recipe": asdict(recipe),
     }
-    fabric = here()
     earlier = of_first(fabric, lambda: _same_run(out, settings))
     if more:
         from nextstate.recipes.buzz_pretrain import prepare_reading

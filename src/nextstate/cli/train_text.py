@@ -108,7 +108,7 @@ def train_text(
         "unit": corpus.unit.to_json(),
         "validation": validation,
     }
-    recipe = of_first(fabric, lambda: _same_run(out, wishes, lambda: _recipe(wishes, corpus, bf16, began)))
+    recipe = of_first(fabric, lambda: _same_run(out, wishes, lambda: _recipe(wishes, corpus, bf16, began, fabric.world_size)))
     run = prepare(recipe, corpus, seed=seed, checkpoints=out / "checkpoints", fabric=fabric, bf16=bf16)
     if not fabric.is_global_zero:  # the first process writes and tells
         list(run.records())
@@ -152,7 +152,7 @@ def train_text(
     )
 
 
-def _recipe(wishes: dict[str, Any], corpus: Corpus, bf16: bool, began: float) -> Recipe:
+def _recipe(wishes: dict[str, Any], corpus: Corpus, bf16: bool, began: float, processes: int) -> Recipe:
     """The recipe by the rule for this text and time, changed by what was asked for, its steps planned."""
     from nextstate.recipes.text import Dropout
     from nextstate.recipes.text_plan import dropout_for, planned, sized
@@ -169,10 +169,11 @@ def _recipe(wishes: dict[str, Any], corpus: Corpus, bf16: bool, began: float) ->
         recipe = replace(recipe, dropout=Dropout(features=d / 4, between=d, output=d, state=d / 2))
     if wishes["steps"] is not None:
         recipe = replace(recipe, steps=wishes["steps"])
-        passes = recipe.steps * recipe.rows * recipe.length / corpus.training.tokens
+        passes = processes * recipe.steps * recipe.rows * recipe.length / corpus.training.tokens
         return recipe if d is not None else replace(recipe, dropout=dropout_for(passes))
     left = 60 * minutes - (time.perf_counter() - began) - FINISH
-    return planned(recipe, corpus, max(left, 0.2 * 60 * minutes), bf16=bf16, dropout=d is None)
+    seconds = max(left, 0.2 * 60 * minutes)
+    return planned(recipe, corpus, seconds, bf16=bf16, dropout=d is None, processes=processes)
 
 
 def _same_run(out: Path, wishes: dict[str, Any], make: Callable[[], Recipe]) -> Recipe:
@@ -197,7 +198,7 @@ def _same_run(out: Path, wishes: dict[str, Any], make: Callable[[], Recipe]) -> 
 def _announce(run: Run) -> None:
     recipe, corpus, shape = run.recipe, run.corpus, run.recipe.shape
     training, validation = corpus.training, corpus.validation
-    passes = recipe.steps * recipe.rows * recipe.length / training.tokens
+    passes = run.fabric.world_size * recipe.steps * recipe.rows * recipe.length / training.tokens
     weights = sum(p.numel() for p in run.plain.parameters())
     print(
         f"text: {training.characters:,} characters for training, the last {validation.characters:,} for "

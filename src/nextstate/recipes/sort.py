@@ -74,7 +74,7 @@ RECIPES = {
         plain=0.08,
         ordered=0.2,
     ),
-    "64": Recipe(largest=64, shortest=64, longest=64, hidden=128, batch=64, steps=12000, full=1.0, plain=1.0),
+    "64": Recipe(largest=64, shortest=64, longest=64, hidden=128, batch=64, steps=15000, full=1.0, plain=1.0),
     "100": Recipe(
         largest=100,
         shortest=100,

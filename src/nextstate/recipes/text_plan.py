@@ -57,13 +57,19 @@ def dropout_for(passes: float) -> Dropout:
 
 
 def planned(
-    recipe: Recipe, corpus: Corpus, seconds: float, *, bf16: bool = False, dropout: bool = True
+    recipe: Recipe,
+    corpus: Corpus,
+    seconds: float,
+    *,
+    bf16: bool = False,
+    dropout: bool = True,
+    processes: int = 1,
 ) -> Recipe:
     """The recipe with as many steps as fit into `seconds` on this machine, and with dropout to match.
 
     Steps are timed once, and again with dropout if there will be any; that time counts too. From then on the
     run is planned by steps, so that it can be taken up again with the same bits. `dropout` False keeps the
-    recipe's own.
+    recipe's own. Each of several `processes` reads so many tokens at a step.
     """
     began, tokens = time.perf_counter(), recipe.rows * recipe.length
 
@@ -75,7 +81,7 @@ def planned(
     if not dropout:
         return fitting(recipe)
     plain = fitting(replace(recipe, dropout=Dropout()))
-    rates = dropout_for(plain.steps * tokens / corpus.training.tokens)
+    rates = dropout_for(processes * plain.steps * tokens / corpus.training.tokens)
     return plain if rates == Dropout() else fitting(replace(recipe, dropout=rates))
 
 
