@@ -82,35 +82,81 @@ def prepared(nodes: Iterable[fx.Node], env: Env, batch: int, rows: int) -> Calla
     return run
 
 
+class Expressions:
+    """Values of nodes of the intermediate form, by torch, each computed once; `leaf` and `weight` give what
+    enters.
+
+    Products of one operand with rows of a weight that follow each other, as those of a cell's gates do, are one
+    product. A `gather` leaf may stand for its whole table: a sum of products with it is then a table again.
+    """
+
+    def __init__(
+        self,
+        build: Builder,
+        wanted: Iterable[int],
+        leaf: Callable[[Node], Tensor],
+        weight: Callable[[int], Tensor],
+    ) -> None:
+        self.build, self.leaf, self.weight = build, leaf, weight
+        self.done: dict[int, Any] = {}
+        self.beside: dict[tuple[Any, ...], list[int]] = {}
+        pending, seen = list(wanted), set()
+        while pending:
+            i = pending.pop()
+            if i not in seen:
+                seen.add(i)
+                pending.extend(build[i].args)
+                if build[i].op == "matmul" and not build[i].attr[3]:
+                    self.beside.setdefault(_factors(build[i]), []).append(i)
+
+    def value(self, i: int) -> Any:
+        if i not in self.done:
+            node = self.build[i]
+            if node.op == "matmul":
+                self._multiply(i, node)
+            else:
+                self.done[i] = self._compute(node)
+        return self.done[i]
+
+    def _multiply(self, i: int, node: Node) -> None:
+        place, row0, col0, transposed, k = (int(a) for a in node.attr)
+        x, matrix = self.value(node.args[0]), self.weight(place)
+        if transposed:
+            self.done[i] = x @ matrix[row0 : row0 + k, col0 : col0 + node.width]
+            return
+        together = sorted(self.beside[_factors(node)], key=lambda j: int(self.build[j].attr[1]))
+        starts = [int(self.build[j].attr[1]) for j in together]
+        widths = [self.build[j].width for j in together]
+        ends = [start + width for start, width in zip(starts, widths, strict=True)]
+        if starts[1:] != ends[:-1]:  # not one after the other
+            together, starts, widths, ends = [i], [row0], [node.width], [row0 + node.width]
+        product = F.linear(x, matrix[starts[0] : ends[-1], col0 : col0 + k])
+        self.done.update(
+            zip(together, product.split(widths, -1) if len(widths) > 1 else [product], strict=True)
+        )
+
+    def _compute(self, node: Node) -> Any:
+        if node.op == "imm":
+            return float(node.attr[0])
+        if node.op == "mov":
+            x = torch.as_tensor(self.value(node.args[0]))
+            return x.expand(*x.shape[:-1], node.width)
+        return POINTWISE[node.op](*(self.value(a) for a in node.args)) if node.args else self.leaf(node)
+
+
+def _factors(node: Node) -> tuple[Any, ...]:
+    """What products must share to be made as one: the operand, the weight, its columns."""
+    place, _, col0, _, k = node.attr
+    return node.args[0], place, col0, k
+
+
 def expressions(
     build: Builder, wanted: Iterable[int], leaf: Callable[[Node], Tensor], weight: Callable[[int], Tensor]
 ) -> list[Any]:
-    """The values of nodes of the intermediate form, by torch; `leaf` and `weight` give what enters.
-
-    A `gather` leaf may stand for its whole table: a sum of products with it is then a table again.
-    """
-    done: dict[int, Any] = {}
-
-    def value(i: int) -> Any:
-        if i not in done:
-            done[i] = compute(build[i])
-        return done[i]
-
-    def compute(node: Node) -> Any:
-        if node.op == "imm":
-            return float(node.attr[0])
-        if node.op == "matmul":
-            place, row0, col0, transposed, k = (int(a) for a in node.attr)
-            height, width = (k, node.width) if transposed else (node.width, k)
-            matrix = weight(place)[row0 : row0 + height, col0 : col0 + width]
-            x = value(node.args[0])
-            return x @ matrix if transposed else F.linear(x, matrix)
-        if node.op == "mov":
-            x = torch.as_tensor(value(node.args[0]))
-            return x.expand(*x.shape[:-1], node.width)
-        return POINTWISE[node.op](*(value(a) for a in node.args)) if node.args else leaf(node)
-
-    return [value(i) for i in wanted]
+    """The values of some nodes of the intermediate form; see `Expressions`."""
+    wanted = list(wanted)
+    made = Expressions(build, wanted, leaf, weight)
+    return [made.value(i) for i in wanted]
 
 
 def _tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from nextstate.compiler.classify import Depends
 from nextstate.compiler.compiling import CompiledStep
-from nextstate.compiler.evaluate import Env, evaluate, expressions
+from nextstate.compiler.evaluate import Env, Expressions, evaluate
 from nextstate.compiler.ir import Node
 from nextstate.engines.base import Request
 from nextstate.engines.kernel import Kernel
@@ -39,6 +39,7 @@ class Call:
         self.kernel: Kernel = registered.kernel
         self.step: CompiledStep = registered.kernel.step
         self.env: Env = {}
+        self.expressions: Expressions | None = None
         self.state_rows = [layout.sort(s) for s in leaves(request.s0)]
         self._before()
 
@@ -150,6 +151,15 @@ class Call:
 
     def _derived(self, index: int, width: int, rows: int) -> Tensor:
         """A value of the normalised form, computed by torch; rows = 1 gives a vector."""
+        if self.expressions is None:
+            self.expressions = self._expressions()
+        value = self.expressions.value(index)
+        if rows == 1:
+            return value.expand(1, width).reshape(width)
+        return value.expand(len(value), width).contiguous()
+
+    def _expressions(self) -> Expressions:
+        """What torch computes of weights and constants before the loop, all of it together."""
         step, env = self.step, self.env
 
         def leaf(node: Node) -> Tensor:
@@ -162,12 +172,11 @@ class Call:
                 source = env[step.leaves.rows[place]].flatten(1)
             return source.narrow(-1, column, node.width)
 
-        (value,) = expressions(
-            step.outer.source, [index], leaf, lambda place: env[step.leaves.weights[place]]
-        )
-        if rows == 1:
-            return value.expand(1, width).reshape(width)
-        return value.expand(len(value), width).contiguous()
+        wanted = [derived.index for derived, _ in step.outer.tables]
+        wanted += [
+            index for source, index, _ in (*step.externals.vecs, *step.externals.rows) if source != "leaf"
+        ]
+        return Expressions(step.outer.source, wanted, leaf, lambda place: env[step.leaves.weights[place]])
 
 
 def _named(cell: nn.Module, name: str) -> Tensor:
