@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from copy import deepcopy
 from itertools import pairwise
 
@@ -9,13 +10,20 @@ import pytest
 import torch
 
 import nextstate as ns
-from agreement import assert_close
+from agreement import HERE, assert_close
 from catalogue import BY_NAME, random_state, randomise_
 from nextstate.states import leaves, tree_map
 
 
 def gru(inputs: int = 3, hidden: int = 5) -> ns.Cell:
     return BY_NAME["GRU"].cell(inputs, hidden)
+
+
+def whole_numbers() -> ns.FunctionCell:
+    """A cell whose one parameter is no floating tensor."""
+    table = torch.nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
+    weights = torch.nn.ParameterList([table])
+    return ns.FunctionCell(lambda u, s: (u, s), lambda b, **kw: torch.zeros(b, 1, **kw), weights)
 
 
 def test_residual_adds_its_input() -> None:
@@ -130,6 +138,9 @@ class TestDropped:
                 lambda: ns.WeightDropped(gru(), 0.1, ("weight",)),
                 "no weight 'weight'; expected one of weight_ih",
             ),
+            (lambda: ns.WeightDropped(gru(), 0.1, "weight_hh"), "weights is 'weight_hh'; expected a tuple"),
+            (lambda: ns.WeightDropped(gru(), 0.1, ()), r"weights is \(\); expected a tuple of one or more"),
+            (lambda: ns.WeightDropped(whole_numbers(), 0.1, ("weights.0",)), "no weight 'weights.0'"),
             (lambda: ns.ResetWhen(ns.WeightDropped(gru(), 0.1)), r"write WeightDropped\(ResetWhen\(cell\)\)"),
             (lambda: ns.LearnedStart(ns.WeightDropped(gru(), 0.1)), "draws masks with its start"),
             (lambda: ns.Zoneout(gru(), -0.1), "rate is -0.1"),
@@ -190,6 +201,93 @@ class TestWeightDropped:
         cell = ns.WeightDropped(ns.Stacked(ns.GRU(3, 5), ns.GRU(5, 5)), 0.5, names)
         cell.initial_state(1)
         assert tuple(cell.masks) == names
+
+    @pytest.mark.parametrize("engine", HERE)
+    def test_a_weight_that_stands_in_two_places_is_masked_in_both(self, engine: str) -> None:
+        one, other = ns.GRU(3, 3), ns.GRU(3, 3)
+        other.weight_hh = one.weight_hh
+        for plain in (ns.Stacked(one, other), ns.Stacked(one, one)):
+            before, us = dict(plain.named_parameters()), torch.randn(5, 2, 3)
+            cell = ns.WeightDropped(plain, 0.4, ("cells.0.weight_hh",))
+            vs, _ = ns.scan(cell, us, engine=engine)
+            assert all(before[name] is p for name, p in plain.named_parameters()), "a run changed the cell"
+            masked = deepcopy(plain)
+            with torch.no_grad():
+                masked.cells[0].weight_hh.mul_(cell.masks["cells.0.weight_hh"])
+            assert_close(vs, ns.scan(masked, us)[0])
+
+    def test_a_draw_compiles_nothing_anew(self) -> None:
+        from nextstate.run import ENGINES
+
+        cell, us = ns.WeightDropped(ns.GRU(3, 5), 0.4), torch.randn(4, 2, 3)
+        engine = ENGINES["cpu"]
+        if not hasattr(engine, "record"):
+            pytest.skip("the compiled extension is not installed")
+        ns.scan(cell, us)
+        compiled = engine.record(cell).compiled
+        for _ in range(3):
+            ns.scan(cell, us)
+        assert engine.record(cell).compiled is compiled
+        assert len(compiled) == len(engine.record(cell).others) == 1
+
+    @pytest.mark.parametrize("engine", HERE)
+    def test_a_gradient_is_that_of_its_own_draw(self, engine: str) -> None:
+        plain = ns.GRU(3, 5)
+        cell, us = ns.WeightDropped(plain, 0.5), torch.randn(4, 2, 3)
+        total, expected = torch.zeros(()), torch.zeros(5 * 3, 5)
+        for _ in range(2):
+            total = total + ns.scan(cell, us, engine=engine)[0].square().sum()
+            masked = deepcopy(plain)
+            with torch.no_grad():
+                masked.weight_hh.mul_(cell.masks["weight_hh"])
+            ns.scan(masked, us)[0].square().sum().backward()
+            expected += masked.weight_hh.grad * cell.masks["weight_hh"]
+        total.backward()
+        assert_close(plain.weight_hh.grad, expected)
+
+    def test_a_rate_changed_to_zero_drops_nothing(self) -> None:
+        plain, us = ns.GRU(3, 5), torch.randn(4, 2, 3)
+        cell = ns.WeightDropped(plain, 0.5)
+        ns.scan(cell, us)
+        cell.rate = 0.0
+        assert torch.equal(ns.scan(cell, us)[0], ns.scan(plain, us)[0])
+
+    def test_masks_go_where_the_cell_goes_and_are_not_saved(self) -> None:
+        cell, us = ns.WeightDropped(ns.GRU(3, 5), 0.5), torch.randn(4, 2, 3)
+        s0 = cell.initial_state(2)
+        expected, _ = ns.scan(cell, us, s0)
+        for twin in (deepcopy(cell), pickle.loads(pickle.dumps(cell))):
+            assert torch.equal(ns.scan(twin, us, s0)[0], expected)
+            twin.initial_state(2)
+            assert not torch.equal(ns.scan(twin, us, s0)[0], expected)
+        assert torch.equal(ns.scan(cell, us, s0)[0], expected)
+        assert cell.double().masks["weight_hh"].dtype == torch.float64
+        assert list(cell.state_dict()) == [f"cell.{name}" for name in cell.cell.state_dict()]
+
+    def test_a_functional_call_masks_what_it_is_given(self) -> None:
+        cell, us = ns.WeightDropped(ns.GRU(3, 5), 0.5), torch.randn(4, 2, 3)
+
+        class Loop(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.cell = cell
+
+            def forward(self, us: torch.Tensor, s0: torch.Tensor | None) -> torch.Tensor:
+                return ns.scan(self.cell, us, s0)[0]
+
+        other = {name: torch.zeros_like(p) for name, p in Loop().named_parameters()}
+        assert not torch.func.functional_call(Loop(), other, (us, None)).any()
+
+    def test_torch_compile_draws_at_every_call(self) -> None:
+        torch._dynamo.reset()
+        cell, us = ns.WeightDropped(ns.GRU(3, 5), 0.5), torch.randn(4, 2, 3)
+        compiled = torch.compile(lambda *args: ns.scan(cell, *args)[0], fullgraph=True, backend="aot_eager")
+        first, second = compiled(us), compiled(us)
+        assert not torch.equal(first, second)
+        s0 = cell.initial_state(2)
+        assert_close(compiled(us, s0), ns.scan(cell, us, s0)[0])
+        cell.eval()
+        assert_close(compiled(us), ns.scan(cell.cell, us)[0])
 
 
 class TestZoneout:

@@ -170,7 +170,7 @@ def _idle(module: nn.Module) -> str | None:
     """Why the compiled engine does not take a layer as its parameters stand, if so."""
     if not COMPILED:
         return "the compiled extension is not installed"
-    example = next(module.parameters())
+    example = getattr(module, "weight_ih" if isinstance(module, nn.RNNCellBase) else "weight_ih_l0")
     if example.dtype is not torch.float32:
         return f"its parameters are {str(example.dtype)[6:]}, the compiled engine takes float32"
     if not example.is_cpu:

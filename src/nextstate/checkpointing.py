@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nextstate.cell import Cell
-from nextstate.checks import check_sequence, refuse
+from nextstate.checks import check_sequence, describe, refuse
 from nextstate.lengths import check_lengths
 from nextstate.run import request_for
 from nextstate.states import Tree, leaves, rebuild, tree_map
@@ -26,10 +26,11 @@ def checkpointed(scan: Scan, *, every: int) -> Scan:
     Of a sequence of T steps it keeps T/k states, beside inputs and outputs, and during the backward pass what
     one segment of k steps needs. The price is a second forward pass. Least memory: k about sqrt(T).
     Outputs, states and the gradients of us and s0 keep their bits; those of the parameters are summed segment
-    by segment, so they agree to rounding. Noise that a step draws is drawn alike the second time.
+    by segment, so they agree to rounding, as does what is multiplied outside of the loop (a MinGRU, products
+    of many ids). Noise that a step draws is drawn alike the second time. torch.func's transforms do not pass.
 
-    Raises InputError for k < 1. Source: Chen et al. 2016 (arXiv 1604.06174); over time, Gruslys et al. 2016
-    (arXiv 1606.03401).
+    Raises InputError for k < 1 and for a loop that is no scan. Source: Chen et al. 2016 (arXiv 1604.06174);
+    over time, Gruslys et al. 2016 (arXiv 1606.03401).
 
     >>> import nextstate as ns
     >>> cell, us = ns.GRU(3, 16), torch.randn(100, 2, 3)
@@ -37,7 +38,7 @@ def checkpointed(scan: Scan, *, every: int) -> Scan:
     >>> torch.equal(vs, ns.scan(cell, us)[0])
     True
     """
-    _check(every, "checkpointed")
+    _check("checkpointed", scan, every)
 
     def run(
         cell: Cell, us: Tree, s0: Tree | None = None, *, lengths: Tensor | None = None, **options: Any
@@ -66,7 +67,7 @@ def truncated(scan: Scan, *, every: int) -> Scan:
     Truncated back-propagation through time with segments that do not overlap. The gradient of the last state
     ends with its segment too; that of s0 is cut only behind the first one.
 
-    Raises InputError for k < 1. Source: Williams and Peng 1990.
+    Raises InputError for k < 1 and for a loop that is no scan. Source: Williams and Peng 1990.
 
     >>> import nextstate as ns
     >>> us = torch.ones(6, 1, 3, requires_grad=True)
@@ -74,7 +75,7 @@ def truncated(scan: Scan, *, every: int) -> Scan:
     >>> us.grad.abs().sum((1, 2)).ne(0).tolist()
     [False, False, False, False, True, True]
     """
-    _check(every, "truncated")
+    _check("truncated", scan, every)
 
     def run(
         cell: Cell, us: Tree, s0: Tree | None = None, *, lengths: Tensor | None = None, **options: Any
@@ -92,7 +93,9 @@ def truncated(scan: Scan, *, every: int) -> Scan:
     return run
 
 
-def _check(every: int, operation: str) -> None:
+def _check(operation: str, scan: Scan, every: int) -> None:
+    if not callable(scan) or isinstance(scan, nn.Module):
+        refuse(operation, f"the first argument is a {type(scan).__name__}; expected a loop: nextstate.scan")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         refuse(operation, f"every is {every!r}; expected an integer >= 1, the steps of a segment")
 
@@ -109,6 +112,10 @@ def _in_segments(
     for first, part in _cut(us, steps, every):
         left = None if lengths is None else (lengths - first).clamp(0, min(every, steps - first))
         vs, s = segment(part, s, left)
+        count = min(every, steps - first)
+        if any(v.shape[:2] != (count, batch) for v in leaves(vs)):
+            wanted = f"[{count}, {batch}, ...], an output for every step, as from nextstate.scan"
+            refuse(operation, f"the loop gave {describe(vs)} for a segment; expected {wanted}")
         outputs.append(vs)
     return tree_map(lambda *parts: torch.cat(parts), *outputs), s
 

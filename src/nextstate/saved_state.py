@@ -67,8 +67,13 @@ def from_bytes(operation: str, data: bytes, cell: Cell, like: Tree, *, any_rows:
 
 
 def _kind(cell: Cell) -> str:
-    """A cell's name; with fewer bits in its weights it is the same cell."""
-    return type(cell.cell if isinstance(cell, Quantised) else cell).__name__
+    """The names of a cell and of the cells in it; with fewer bits in its weights it is the same cell."""
+    first, *inner = (
+        type(part).__name__
+        for part in cell.modules()
+        if isinstance(part, Cell) and not isinstance(part, Quantised)
+    )
+    return f"{first} of {', '.join(inner)}" if inner else first
 
 
 def _named(parts: list[Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from nextstate.combine import Quantised
 from nextstate.engines.registry import MissingCpuEngine
 from nextstate.run import ENGINES, choose, request_for
 from nextstate.saved_state import from_bytes, to_bytes
-from nextstate.states import Tree, leaves, tree_map
+from nextstate.states import Tree, leaves, rebuild, tree_map
 
 
 class Session:
@@ -82,7 +82,7 @@ class Session:
     def state(self, s: Tree) -> None:
         parts_of("Session", "the state", s)
         check_same_state("Session", self._state, s)
-        self._put(s)
+        self._put(rebuild(self._state, leaves(s)))
 
     def step(self, u: Tree) -> Tree:
         """One step: the output of u; the state moves on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -125,11 +125,15 @@ class Streams:
         self._free[:0] = range(2 * old - 1, old - 1, -1)
 
     def _places(self, operation: str, ids: Sequence[int]) -> Tensor:
-        if isinstance(ids, Tensor):
-            refuse(operation, f"ids is {describe(ids)}; expected the integers that open gave: ids.tolist()")
+        if isinstance(ids, Tensor) or not isinstance(ids, Collection):
+            more = ": ids.tolist()" if isinstance(ids, Tensor) else ", such as [0, 1]"
+            refuse(operation, f"ids is {describe(ids)}; expected the integers that open gave{more}")
         if self._found is not None and isinstance(ids, list) and self._found[0] == ids:
             return self._found[1]
-        found = [self._rows.get(i, -1) for i in ids]
+        try:
+            found = [self._rows.get(i, -1) for i in ids]
+        except TypeError:  # something that cannot be a key
+            refuse(operation, f"ids is {str(ids)[:40]}; expected the integers that open gave, such as [0, 1]")
         if -1 in found or len(set(found)) != len(found):
             unknown = [i for i in ids if i not in self._rows]
             refuse(

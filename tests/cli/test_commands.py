@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from nextstate.checks import InputError
@@ -61,6 +62,7 @@ def test_a_list_a_line_in_order(model):
     [
         (["3", "x"], "number 2 is 'x'"),
         (["1.5"], "'1.5'"),
+        (["1_0"], "'1_0'"),
         (["5"], "number 1 is 5; this model sorts whole numbers from 1 to 4"),
         (["0", "1"], "number 1 is 0"),
         (["-1"], "number 1 is -1"),
@@ -170,7 +172,19 @@ def test_an_interrupted_training_goes_on_to_the_same_model(tmp_path, tiny_recipe
 
 
 @pytest.mark.parametrize(
-    "options", [("--minutes", 0), ("--device", "tpu"), ("--precision", "16-mixed"), ("--steps", 0)]
+    "options",
+    [
+        ("--minutes", 0),
+        ("--minutes", "inf"),
+        ("--device", "tpu"),
+        ("--precision", "16-mixed"),
+        ("--steps", 0),
+        ("--seed", 2**64),
+        pytest.param(
+            ("--device", "cuda"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
 )
 def test_bad_training_options_are_refused(tmp_path, options):
     assert call("train", "sort", "--out", tmp_path / "run", *options)[0] == 2

@@ -2,17 +2,24 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import pytest
 from typer.testing import CliRunner
 
 from nextstate.checks import InputError
 from nextstate.cli import app
-from nextstate.training import fit
+from nextstate.cli.train_text import _earlier_records, _sources
+from nextstate.training import NonFiniteGradient, Record, fit
 
 LINE = "sphinx of black quartz, judge my vow\r\n"
+DROPPED = ["--weight-dropout", 0.2]
+TWICE = [(20, 2.0), (40, 2.0), (60, 2.0), (60, 1.5), (80, 1.5)]
+"""Steps and losses of a run killed at 60 that went on from 40, as its curve has them."""
+
 SMALL = ["--cell", "GRU", "--layers", 1, "--hidden", 48, "--features", 16, "--rows", 4, "--length", 38]
 
 
@@ -138,7 +145,7 @@ def test_evaluation(folder, model):
 def test_an_interrupted_run_is_taken_up_again(tmp_path, monkeypatch):
     text = tmp_path / "text"
     text.write_bytes(LINE.encode() * 30)
-    whole = [*SMALL, "--steps", 20, "--dropout", 0.3, "--seed", 2]
+    whole = [*SMALL, "--steps", 20, "--dropout", 0.3, *DROPPED, "--seed", 2]
 
     def train(out, *more):
         return call("train", "text", text, "--out", tmp_path / out, *whole, *more)
@@ -166,6 +173,93 @@ def test_an_interrupted_run_is_taken_up_again(tmp_path, monkeypatch):
     assert steps == sorted(set(steps))
 
 
+def test_the_curve_of_a_run_killed_twice_has_every_step_once(tmp_path):
+    curve = tmp_path / "curve.jsonl"
+    record = Record(0, 0.1, 1.0, 1.0, 0.1, 2.0, 1.0, 0)
+    lines = [json.dumps(asdict(replace(record, step=step, loss=loss))) for step, loss in TWICE]
+    curve.write_text("\n".join(lines) + '\n{"step": 9')
+    found = _earlier_records(curve)
+    assert [(r.step, r.loss) for r in found] == [(20, 2.0), (40, 2.0), (60, 1.5), (80, 1.5)]
+
+
+def test_weights_are_left_out_on_request_and_the_run_can_be_repeated(tmp_path):
+    text = tmp_path / "my text"
+    text.write_bytes(LINE.encode() * 30)
+    whole = [*SMALL, "--steps", 6, "--unit", "bpe", "--vocabulary", 260, "--validation", 0.2]
+    models = []
+    for share in (0.3, 0.3, 0.0):
+        out = tmp_path / f"run{len(models)}"
+        code, _, told = call("train", "text", text, "--out", out, *whole, "--weight-dropout", share)
+        assert code == 0, told
+        models.append((out / "model.safetensors").read_bytes())
+    assert models[0] == models[1] != models[2]
+    card = (tmp_path / "run0" / "model.md").read_text()
+    [command] = [line for line in card.splitlines() if line.startswith("nextstate train text")]
+    assert command.startswith("nextstate train text 'my text' ")
+    words = shlex.split(command)[4:]
+    assert call("train", "text", text, "--out", tmp_path / "again", *words)[0] == 0
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == models[0]
+    code, _, told = call(
+        "train", "text", text, "--out", tmp_path / "no", *whole, "--cell", "MinGRU", *DROPPED
+    )
+    assert code == 2
+    assert "there is no weight 'cell.weight_hh'" in told
+
+
+def test_what_is_no_runs_is_neither_overwritten_nor_removed(tmp_path):
+    for folder in ("corpus", "checkpoints"):
+        (tmp_path / folder).mkdir()
+        kept = tmp_path / folder / "mine.txt"
+        kept.write_bytes(LINE.encode() * 30)
+        code, _, told = call("train", "text", tmp_path / folder, "--out", tmp_path, "--steps", 2, *SMALL)
+        assert code == 2
+        assert f"a run removes {tmp_path / folder}, which holds mine.txt; name another --out" in told
+        assert kept.read_bytes() == LINE.encode() * 30
+        kept.rename(tmp_path / "mine.txt")
+
+
+def test_a_folder_that_runs_write_into_is_read_without_what_they_wrote(tmp_path):
+    (tmp_path / "a").write_text(LINE * 30)
+    for out in (tmp_path, tmp_path / "run", tmp_path):
+        code, _, told = call("train", "text", tmp_path / "a", "--out", out, "--steps", 2, *SMALL)
+        assert code == 0, told
+    (tmp_path / "run" / "model.safetensors").unlink()
+    wanted = _sources([tmp_path], tmp_path)
+    assert [path.name for path in wanted] == [
+        "a",
+        "curve.jsonl",
+        "curve.png",
+        "model.md",
+    ]  # those of another run
+    assert [path.name for path in _sources([tmp_path / "model.md"], tmp_path)] == ["model.md"]
+    (tmp_path / "run" / "corpus").mkdir()
+    (tmp_path / "run" / "corpus" / "text").write_text("left by a kill")
+    with pytest.raises(InputError, match="hold nothing but files of a run"):
+        _sources([tmp_path / "run"], tmp_path / "run")
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"wishes": 1}', '{"steps": 3}'])
+def test_a_note_of_another_kind_of_run_is_refused(tmp_path, note):
+    (tmp_path / "run.json").write_text(note)
+    code, _, told = call("train", "text", "-", "--out", tmp_path, "--steps", 2, *SMALL, text=LINE * 30)
+    assert code == 2
+    assert "unfinished run of another text or settings" in told
+    assert (tmp_path / "run.json").read_text() == note
+
+
+def test_a_run_that_comes_apart_says_what_to_do(tmp_path, monkeypatch):
+    def apart(*arguments, **options):
+        raise NonFiniteGradient("the gradient's norm is nan at step 3")
+        yield
+
+    monkeypatch.setattr("nextstate.recipes.text.fit", apart)
+    code, _, told = call(
+        "train", "text", "-", "--out", tmp_path / "run", "--steps", 4, "--rate", 9, *SMALL, text=LINE * 30
+    )
+    assert code == 2
+    assert "norm is nan at step 3; try a --rate below 9" in told
+
+
 def test_time_is_planned_and_units_are_learned(tmp_path):
     code, out, told = call(
         *("train", "text", "-", "--minutes", 0.05, "--unit", "bpe", "--vocabulary", 270, "--json"),
@@ -187,7 +281,13 @@ def test_time_is_planned_and_units_are_learned(tmp_path):
         (["train", "text", "-", "--minutes", 1, "--steps", 1], "give one of them"),
         (["train", "text", "-", "--out", "FILE"], "is a file; name a folder"),
         (["train", "text", "FILE", "--out", "OUT", "--minutes", 0], "minutes is 0.0; it must be positive"),
+        (
+            ["train", "text", "FILE", "--out", "OUT", "--minutes", "inf"],
+            "minutes is inf; it must be positive",
+        ),
         (["train", "text", "FILE", "--out", "OUT", "--steps", 1, "--rate", "nan"], "rate is nan"),
+        (["eval", "text", "FILE", "--picture", "FOLDER"], "a folder; name a file"),
+        (["eval", "text", "FILE", "--picture", "FILE/x.png"], "is a file; name a folder to write into"),
         (["generate", "--seed", 2**70], "--seed"),
         (["train", "text", "-", "--out", "OUT", "--unit", "words"], "unit is 'words'"),
         (["eval", "text", "-"], "the text is empty"),
@@ -199,7 +299,8 @@ def test_time_is_planned_and_units_are_learned(tmp_path):
 )
 def test_bad_input_ends_with_code_2(tmp_path, words, complaint, model):
     (tmp_path / "file").write_text(LINE * 9)
-    places = {"OUT": tmp_path / "out", "FILE": tmp_path / "file"}
+    places = {"OUT": tmp_path / "out", "FILE": tmp_path / "file", "FOLDER": tmp_path}
+    places["FILE/x.png"] = tmp_path / "file" / "x.png"
     words = [places.get(word, word) for word in words]
     if words[0] != "train" and "--model" not in words:
         words = [*words, "--model", model]

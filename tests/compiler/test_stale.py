@@ -55,6 +55,18 @@ def test_a_change_is_seen(name: str, hidden: int) -> None:
 
 
 @SIZES
+def test_descent_by_hand_through_data_is_seen(hidden: int) -> None:
+    """Torch counts no version for `.data`; the call with gradients before the step tells."""
+    cell, us = ns.GRU(16, hidden), torch.randn(3, 5, 16)
+    for _ in range(3):
+        ns.scan(cell, us, engine="cpu")[0].square().sum().backward()
+        for parameter in cell.parameters():
+            parameter.data -= 0.1 * parameter.grad
+        with torch.no_grad():
+            assert_close(ns.scan(cell, us, engine="cpu"), ns.scan(cell, us, engine="reference"))
+
+
+@SIZES
 @pytest.mark.parametrize("rows", [1, 4, 6])
 @torch.no_grad()
 def test_a_start_of_other_rows_is_refused(rows: int, hidden: int) -> None:

@@ -274,3 +274,16 @@ def test_only_modules() -> None:
     for call in (ns.accelerate, ns.Acceleration):
         with pytest.raises(InputError, match=r"torch\.nn\.Module, got a Tensor"):
             call(torch.zeros(3))
+
+
+def test_a_layer_that_has_no_parameters_of_its_own() -> None:
+    """As a network that makes the weights of another leaves it."""
+    model = nn.Sequential(nn.GRU(3, 4))
+    for name, parameter in list(model[0].named_parameters()):
+        delattr(model[0], name)
+        setattr(model[0], name, parameter.detach().clone())
+    us = torch.randn(5, 2, 3)
+    expected = model(us)[0]
+    report = ns.Acceleration(ns.accelerate(model))
+    assert report.changed == {"0": "GRU"}
+    assert_close(model(us)[0], expected, 1e-6)

@@ -342,3 +342,21 @@ def test_inputs_of_torchs_own_tests() -> None:
                 torch.testing.assert_close(*results, atol=5e-5, rtol=1e-5)
                 count += 1
     assert count > 40
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_starts_of_another_kind_are_refused_in_the_same_words(kind: str) -> None:
+    theirs, mine = pair(kind, {})
+    h = torch.randn(1, BATCH, HIDDEN)
+    for hx in ("h", (h,), [h], (h, "c")):
+        us = torch.randn(STEPS, BATCH, INPUT)
+        assert refusal(mine, us, hx) == refusal(theirs, us, hx)
+
+
+@pytest.mark.parametrize("kind", ["RNNCell", "GRUCell", "LSTMCell"])
+def test_cells_refuse_starts_of_another_kind_in_the_same_words(kind: str) -> None:
+    theirs, mine = pair(kind, {})
+    us, h = torch.randn(BATCH, INPUT), torch.randn(BATCH, HIDDEN)
+    with torch.no_grad():
+        for hx in ("h", (h,), [h, "c"], h if kind == "LSTMCell" else (h, h)):
+            assert refusal(mine, us, hx) == refusal(theirs, us, hx)

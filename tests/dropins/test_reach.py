@@ -270,3 +270,45 @@ def test_nothing_is_left_of_a_functional_call() -> None:
     zeros = {name: torch.zeros_like(p) for name, p in layer.named_parameters()}
     assert not torch.func.functional_call(layer, zeros, (us,))[0].any()
     assert all(torch.equal(a, b) for a, b in zip(tensors(layer(us)), before, strict=True))
+
+
+def test_cells_in_hand_are_not_touched_by_a_functional_call() -> None:
+    """Neither by other numbers of the same kind nor by what is left of a transform."""
+    layer, us = pair("GRU", {})[1], torch.randn(STEPS, BATCH, INPUT)
+    (cell,), step = layer.cells(), ns.nn.GRUCell(INPUT, HIDDEN)
+    parameters = dict(layer.named_parameters())
+
+    def loss(parameters: dict[str, Tensor], us: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (us,))[0].square().sum()
+
+    loss({name: torch.zeros_like(p) for name, p in parameters.items()}, us)
+    torch.vmap(torch.func.grad(loss), (None, 1))(parameters, us)
+    held = step.cell()
+    with torch.no_grad():
+        torch.func.functional_call(step, {"weight_ih": torch.zeros(3 * HIDDEN, INPUT)}, (us[0],))
+    assert cell.weight_ih is layer.weight_ih_l0
+    assert held.weight_ih is step.weight_ih
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNNCell"])
+def test_fx_sees_one_module(kind: str) -> None:
+    """A trace of a model stops at a layer of ours as it does at torch's."""
+    model = nn.Sequential(nn.Linear(INPUT, INPUT), getattr(ns.nn, kind)(INPUT, HIDDEN))
+    traced, us = torch.fx.symbolic_trace(model), torch.randn(BATCH, INPUT)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["0", "1"]
+    assert all(torch.equal(a, b) for a, b in zip(tensors(traced(us)), tensors(model(us)), strict=True))
+
+
+def test_a_loop_that_is_no_scan_is_refused() -> None:
+    """A fold's last outputs, one below the other, would look like a sequence."""
+    cell, us = BY_NAME["GRU"].cell(dtype=torch.float32), torch.randn(STEPS, 2, INPUT)
+    for make in (ns.checkpointed, ns.truncated):
+        with pytest.raises(
+            InputError, match=r"the loop gave \(2, 5\) float32 for a segment; expected \[3, 2"
+        ):
+            make(ns.fold, every=3)(cell, us)
+        for wrong in (cell, 3):
+            with pytest.raises(
+                InputError, match=r"the first argument is a .*; expected a loop: nextstate\.scan"
+            ):
+                make(wrong, every=3)

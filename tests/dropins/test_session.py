@@ -319,3 +319,24 @@ def test_inputs_that_are_not_contiguous_or_need_gradients() -> None:
 
 def made_like(session: ns.Session) -> ns.Cell:
     return session._cell
+
+
+def test_the_state_of_other_cells_in_the_same_wrapper_is_refused() -> None:
+    """Where shapes alone cannot tell."""
+    source = ns.Session(ns.Stacked(ns.GRU(16, 32), ns.Residual(ns.GRU(32, 32))))
+    session = ns.Session(ns.Stacked(ns.GRU(16, 32), ns.Residual(ns.Elman(32, 32))))
+    words = "of a Stacked of GRU, Residual, GRU, this is a Stacked of GRU, Residual, Elman"
+    with pytest.raises(InputError, match=words):
+        session.restore(source.save())
+    small = ns.Session(ns.Stacked(ns.Quantised(ns.GRU(16, 32), "int8"), ns.Residual(ns.GRU(32, 32))))
+    small.restore(source.save())
+
+
+def test_a_state_given_as_a_plain_tuple_gets_its_names_back() -> None:
+    for warm in (False, True):
+        session = ns.Session(made(ns.LSTM, 16, 32))
+        if warm:
+            session.step(torch.randn(16))
+        h, c = torch.randn(2, 1, 32)
+        session.state = (h, c)
+        assert torch.equal(session.state.c, c)

@@ -78,6 +78,9 @@ def test_streams_fork_reset_save_and_restore() -> None:
         (lambda s, a: s.step([a], torch.randn(1, 7)), "expected"),
         (lambda s, a: s.step([a], None), "expected a tensor"),
         (lambda s, a: s.close([7]), "not open"),
+        (lambda s, a: s.close(a), r"Streams.close: ids is int; expected the integers .* such as"),
+        (lambda s, a: s.step(None, torch.randn(1, 16)), "ids is NoneType"),
+        (lambda s, a: s.step([[a]], torch.randn(1, 16)), r"ids is \[\[0\]\]; expected the integers"),
         (lambda s, a: s.open(-1), "count"),
         (lambda s, a: s.open(True), "count is True"),
         (lambda s, a: s.step(torch.tensor([a]), torch.randn(1, 16)), r"ids is \(1,\) int64; .*ids.tolist"),
@@ -108,3 +111,14 @@ def test_ids_as_input() -> None:
     streams = ns.Streams(row.cell(dtype=torch.float32))
     found: Tensor = streams.step(streams.open(3), torch.tensor([0, 6, 2]))
     assert found.shape == (3, 5)
+
+
+def test_ids_that_can_be_read_once_are_refused() -> None:
+    """Closing by a generator would close nothing, and its places would stay for the next empty list."""
+    streams = ns.Streams(made(ns.GRU, 16, 32))
+    ids = streams.open(2)
+    for call in (streams.close, streams.reset, streams.state, streams.fork, streams.save):
+        with pytest.raises(InputError, match="ids is generator; expected the integers that open gave"):
+            call(i for i in ids)
+    assert streams.step([], torch.randn(0, 16)).shape == (0, 32)
+    assert len(streams) == 2

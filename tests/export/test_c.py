@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from nextstate.combine.quantised import _rounded
 from nextstate.compiler.evaluate import POINTWISE
 from nextstate.export import c_code
 from nextstate.export.stream import as_cell
+from nextstate.networks.document_classifier import DocumentClassifier
 from nextstate.states import Tree, leaves, rebuild, tree_map
 
 GCC = shutil.which("gcc")
@@ -218,6 +220,7 @@ def test_a_file_stands_alone(library) -> None:
             "m.c",
             "the pooling Max has no step",
         ),
+        (DocumentClassifier(9, 3, 4, 2), "m.c", "DocumentClassifier reads from the end of the sequence too"),
         (nn.Linear(3, 4), "m.c", "the module is a Linear; expected a Cell"),
         (ns.GRU(3, 4).double(), "m.c", "float64"),
         (nn.GRU(3, 4, device="meta"), "m.c", "on meta and has no numbers"),
@@ -230,4 +233,50 @@ def test_a_file_stands_alone(library) -> None:
 def test_what_has_no_step_is_refused(module, file: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ns.InputError, match=words):
         ns.export.c(module, tmp_path / file)
+    assert not list(tmp_path.iterdir())
+
+
+class Named(NamedTuple):
+    """A field that C has no name for, beside the name that it would get by its place."""
+
+    s1: Tensor
+    float: Tensor
+
+
+class Guarded(ns.Cell):
+    """A number in the step that is too small for float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input, self.recurrent = nn.Linear(3, 4), nn.Linear(4, 4)
+
+    def initial_state(self, batch_size, *, device=None, dtype=None):
+        return Named(*torch.zeros(2, batch_size, 4, device=device, dtype=dtype))
+
+    def forward(self, u, s):
+        x = self.input(u) + self.recurrent(s[0])
+        h = torch.tanh(x / (x.abs() + 1e-60))
+        return h, Named(h, s[1] + h)
+
+
+def test_numbers_and_names_that_c_does_not_have(tmp_path: Path) -> None:
+    if GCC is None:
+        pytest.skip("gcc is not installed")
+    cell, us = randomise_(Guarded()), torch.randn(STEPS, 1, 3)
+    found = ns.export.c(cell, tmp_path / "m.c", us)
+    subprocess.run([GCC, *FLAGS, "-o", tmp_path / "m.so", found.source, "-lm"], check=True)
+    agree(ctypes.CDLL(str(tmp_path / "m.so")), "m", cell, us)
+
+
+@pytest.mark.parametrize(
+    ("us", "words"),
+    [
+        ("abc", "us is str; expected"),
+        (torch.zeros(3), r"us has shape \(3,\), expected \[T, B, ...\]"),
+        (torch.zeros(0, 2, 3), "one step and one row at least"),
+    ],
+)
+def test_an_example_that_is_none_is_refused(us, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ns.InputError, match=words):
+        ns.export.c(ns.GRU(3, 4), tmp_path / "m.c", us)
     assert not list(tmp_path.iterdir())

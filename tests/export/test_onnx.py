@@ -18,6 +18,7 @@ from nextstate.compiler.evaluate import POINTWISE
 from nextstate.export import onnx_graph, onnx_layers
 from nextstate.export.names import paths
 from nextstate.networks import Concatenation, Ends, Last, Max, Mean
+from nextstate.networks.document_classifier import DocumentClassifier, cut
 from nextstate.states import Tree, leaves, rebuild, tree_map
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -126,6 +127,7 @@ def networks() -> dict[str, nn.Module]:
             inputs=8, classes=2, vocabulary=50, pooling=every,
         ),
         "classifier of features": ns.SequenceClassifier(ns.LayerNormLSTM(8, 6), inputs=8, classes=3),
+        "classifier of documents": DocumentClassifier(vocabulary=12, features=8, hidden=6, classes=3),
         "encoder-decoder": ns.EncoderDecoder(7, 5, 6, summary_size=4, cell=ns.LSTM),
         "torch GRU": nn.GRU(3, 5, num_layers=2, bidirectional=True, batch_first=True),
         "LSTM with projections": ns.nn.LSTM(3, 5, proj_size=2, bidirectional=True),
@@ -212,6 +214,9 @@ class Sorting(ns.Cell):
         (3, None, "the module is a int"),
         (ns.GRU(3, 4).double(), None, r"float64; the file holds float32: export module.float\(\)"),
         (Sorting(), torch.zeros(1, 1, 4), r"Sorting has no such form: .*sort.*cumsum"),
+        (ns.GRU(3, 4), "abc", "us is str; expected a tensor"),
+        (ns.GRU(3, 4), torch.zeros(3), r"us has shape \(3,\), expected \[T, B, ...\]"),
+        (ns.GRU(3, 4), torch.zeros(0, 0, 3), "one step and one row at least"),
         (ns.GRU(3, 4), torch.zeros(1, 1, 7), r"the input of one step is .*7.*expected \[B, 3\]"),
         (
             ns.SequenceClassifier(ns.GRU(3, 4), inputs=3, classes=2, pooling=type("Odd", (Last,), {})()),
@@ -234,3 +239,24 @@ def test_no_folder_and_no_runtime(tmp_path: Path, monkeypatch) -> None:
         ns.InputError, match=r"onnxruntime is not installed: pip install 'nextstate\[export\]'"
     ):
         ns.export.onnx(ns.GRU(3, 4), tmp_path / "x.onnx")
+
+
+def test_texts_are_read_as_one_piece_each(tmp_path: Path) -> None:
+    network = randomise_(networks()["classifier of documents"]).eval()
+    ns.export.onnx(network, tmp_path / "net.onnx")
+    texts = [[3, 4, 5, 6, 7, 1, 2], [], [9, 1, 0], [8]]
+    pieces = cut(texts, size=7)
+    with torch.no_grad():
+        expected = network(pieces)
+    assert_close(
+        run(tmp_path / "net.onnx", {"ids": pieces.ids.T.contiguous(), "lengths": pieces.lengths})[0], expected
+    )
+
+
+def test_a_module_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
+    cell = ns.GRU(3, 4)
+    with torch.no_grad():
+        cell.weight_ih[0, 0] = torch.nan
+    with pytest.raises(ns.InputError, match="the module itself gives NaN or infinity in vs"):
+        ns.export.onnx(cell, tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())

@@ -26,7 +26,7 @@ RECIPE = Recipe(
     rows=4,
     length=16,
     steps=60,
-    dropout=Dropout(0.1, 0.2, 0.3, 0.2),
+    dropout=Dropout(0.1, 0.2, 0.3, 0.2, 0.3),
     measurements=12,
     patience=12,
 )

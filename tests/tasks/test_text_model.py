@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,19 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from nextstate import GRU, LSTM, Dropped, InputError, LanguageModel, LearnedStart, Stacked
+from nextstate import engine as use_engine
 from nextstate.combine import redrawn
 from nextstate.networks import DynamicScorer, Sampling, Scorer
 from nextstate.recipes import text as recipe_module
 from nextstate.recipes import text_measure as measure_module
-from nextstate.recipes.text import Dropout, Recipe, mean_nats, no_better, prepare, text_network
+from nextstate.recipes.text import Dropout, Recipe, mean_nats, no_better, prepare, text_loss, text_network
 from nextstate.recipes.text_model import CELLS, Shape, TextModel, load_text_model
 from nextstate.recipes.text_plan import bf16_for, dropout_for, planned, sized
-from nextstate.recipes.text_report import draw_curve, draw_surprise, measured_part
+from nextstate.recipes.text_report import draw_curve, draw_surprise, measured_part, text_card
 from nextstate.states import leaves
-from nextstate.tasks.text import BPE, Bytes, Characters, prepare_corpus
+from nextstate.tasks.text import BPE, Bytes, Characters, TextStreams, prepare_corpus
 
 TEXT = b"sphinx of black quartz, judge my vow\n"
 RECIPE = Recipe(Shape("LSTM", 1, 16, 64), rows=8, length=37, steps=340, rate=1e-2, average=0.9)
@@ -89,6 +92,9 @@ def test_it_ends_where_it_should(overfitted):
     assert list(model.generate("a", length=0)) == []
     with pytest.raises(InputError, match="length is -1"):
         model.generate("a", length=-1)
+    for ask in (model.score, model.generate, lambda text: model.generate(stop=text)):
+        with pytest.raises(InputError, match=r"'\\ud800' at place 1 is no character"):
+            ask("a\ud800")
 
 
 @pytest.mark.parametrize("dropout", [Dropout(), Dropout(0.1, 0.3, 0.4, 0.2, 0.3)])
@@ -288,6 +294,11 @@ def test_a_saved_model_is_the_same_model(tmp_path):
     for path, told in ((other, "cannot read"), (tmp_path / "none", "cannot read")):
         with pytest.raises(InputError, match=told):
             load_text_model(path)
+    for unit in ({"unit": "characters"}, {"unit": "bpe", "tokenizer": "{}"}, {"unit": ["bytes"]}):
+        about = {"shape": {"cell": "GRU", "layers": 1, "features": 2, "hidden": 3}, "unit": unit}
+        save_file({"x": torch.zeros(1)}, other, metadata={"nextstate-text-1": json.dumps(about)})
+        with pytest.raises(InputError, match=r"^text: "):
+            load_text_model(other)
     with pytest.raises(InputError, match="expected one of"):
         Shape("Transformer", 1, 2, 3).network(4)
 
@@ -303,11 +314,47 @@ def test_a_run_killed_again_and_again_ends_with_the_same_model(tmp_path):
     assert result["killed"] == result["undisturbed"]
 
 
+def test_a_kill_costs_a_thousand_steps_at_most(corpus, tmp_path):
+    long, short = (prepare(replace(RECIPE, steps=n), corpus, checkpoints=tmp_path) for n in (10**6, 100))
+    assert (long.evaluation.every, long.checkpoints.every) == (10**5, 1000)
+    assert (short.evaluation.every, short.checkpoints.every) == (10, 10)
+
+
+def test_weights_that_are_left_out_do_not_change_what_a_chunk_means(corpus):
+    """Chunk by chunk, each with its own draw: the engines agree, and the plain network sees no mask."""
+    recipe = replace(RECIPE, dropout=Dropout(weights=0.5))
+
+    def losses(engine):
+        torch.manual_seed(4)
+        network, plain = text_network(recipe, 256)
+        source, carry, found = TextStreams(corpus.ids("training"), 4, 16), None, []
+        with use_engine(engine):
+            for _ in range(3):
+                loss = text_loss(network, source.draw(), carry)
+                carry = tuple(leaf.detach() for leaf in leaves(loss.carry))
+                found.append(loss.value.detach())
+        return torch.stack(found), network, plain
+
+    (compiled, network, plain), (meant, _, _) = losses("cpu"), losses("reference")
+    torch.testing.assert_close(compiled, meant)
+    first, second = (network.cell.initial_state(4) and network.cell.cell.cells[0].masks for _ in range(2))
+    assert not torch.equal(*(next(iter(masks.values())) for masks in (first, second)))
+    ids = torch.tensor([list(TEXT)])
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(ids)[0], plain.eval()(ids)[0])
+        network.train()
+        assert not torch.allclose(network(ids)[0], plain(ids)[0], atol=1e-3)
+
+
 def test_a_plan_fits_the_time_and_says_how_much_to_drop(corpus):
     recipe = replace(RECIPE, shape=Shape("GRU", 1, 4, 8))
     short, long = (planned(recipe, corpus, seconds).steps for seconds in (1.0, 20.0))
     assert 5 * short < long < 100 * short
     assert planned(recipe, corpus, 1.0, dropout=False).dropout == Dropout()
+    dropped = replace(recipe, dropout=Dropout(output=0.9, weights=0.2))
+    assert planned(dropped, corpus, 1.0, dropout=False).dropout == dropped.dropout
+    found = planned(dropped, corpus, 1.0).dropout
+    assert (found.weights, found.state) == (0.2, found.output / 2)
     rates = [dropout_for(passes).output for passes in (0.1, 2, 10, 40, 10_000)]
     assert rates == sorted(rates)
     assert rates[0] == 0
@@ -315,8 +362,9 @@ def test_a_plan_fits_the_time_and_says_how_much_to_drop(corpus):
     plans = [sized(minutes, 10**6) for minutes in (1, 5, 20, 60)]
     assert [plan.shape.hidden for plan in plans] == sorted({plan.shape.hidden for plan in plans})
     assert 6e-3 >= plans[0].rate > plans[1].rate > plans[2].rate > plans[3].rate > 1e-3
-    with pytest.raises(InputError, match="minutes is 0"):
-        sized(0, 100)
+    for minutes in (0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=f"minutes is {minutes}"):
+            sized(minutes, 100)
     with pytest.raises(InputError, match="precision is 'int8'"):
         bf16_for("int8")
 
@@ -349,6 +397,16 @@ class TestSampling:
     def test_refusals(self, bad):
         with pytest.raises(InputError, match=next(iter(bad))):
             Sampling(**bad)
+
+
+def test_the_card_counts_what_all_processes_read(corpus):
+    def passes(processes):
+        figures = {"seconds": 1.0, "nats": 1.0, "measured": 1, "parameters": 1, "command": "c"}
+        card = text_card(RECIPE, corpus, seed=0, steps=100, processes=processes, **figures)
+        return float(re.search(r"read ([0-9.]+) times", card).group(1))
+
+    assert passes(2) == pytest.approx(2 * 100 * 8 * 37 / corpus.training.tokens, abs=0.05)
+    assert passes(1) < passes(2)
 
 
 def test_pictures(overfitted, tmp_path):

@@ -1,6 +1,9 @@
 """Texts as tokens: nothing is lost, whatever the bytes; corpora on disk; streams that go round."""
 
+import os
+import threading
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +134,12 @@ def test_the_same_text_is_found_and_another_is_not_taken_for_it(tmp_path):
 def test_texts_that_cannot_be(tmp_path, text, options, told):
     with pytest.raises(InputError, match=told):
         prepare_corpus([text], tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_share_below_one_character_is_one(tmp_path):
+    corpus = prepare_corpus([b"a" * 99 + "ä".encode()], tmp_path, validation=1e-9)
+    assert (corpus.training.bytes, corpus.validation.bytes) == (99, 2)
 
 
 def test_files_and_folders(tmp_path):
@@ -150,6 +159,14 @@ def test_files_and_folders(tmp_path):
     for wrong, told in ((tmp_path / "empty", "holds no file"), (tmp_path / "missing", "neither a file")):
         with pytest.raises(InputError, match=told):
             find_files([wrong])
+    with pytest.raises(InputError, match="neither a file"):
+        find_files([Path(5000 * "a")])
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"piped",))
+    writer.start()
+    assert b"".join(read_pieces(find_files([pipe]))) == b"piped"
+    writer.join()
     with pytest.raises(InputError, match="named twice"):
         find_files([sources_module.STDIN, sources_module.STDIN])
 
@@ -162,6 +179,8 @@ def test_a_spooled_text_can_be_read_again_and_from_its_last_share():
     assert TEXT.endswith(last)
     last.decode()
     assert abs(len(last) - 0.1 * len(TEXT)) <= 3
+    with spooled([TEXT], 1e-9) as read:
+        assert b"".join(read()) == TEXT[-1:]
     with pytest.raises(InputError, match="last is 2"), spooled([TEXT], 2):
         pass
 

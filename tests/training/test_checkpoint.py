@@ -99,6 +99,16 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage
     assert state.step == 5
 
 
+def test_damaged_checkpoints_do_not_push_out_the_good_ones_of_a_run_begun_anew(tmp_path):
+    run(small_state(), 20, 20, tmp_path)
+    for document in tmp_path.glob("step-*/state.json"):
+        document.write_text("{")
+    run(small_state(), 20, 10, tmp_path)
+    state = small_state()
+    assert Checkpoints(tmp_path).restore(state, Fabric(accelerator="cpu", devices=1))
+    assert state.step == 10
+
+
 def test_nothing_to_restore_and_what_does_not_fit(tmp_path):
     fabric = Fabric(accelerator="cpu", devices=1)
     assert not Checkpoints(tmp_path / "none").restore(small_state(), fabric)
@@ -107,6 +117,9 @@ def test_nothing_to_restore_and_what_does_not_fit(tmp_path):
         Checkpoints(tmp_path).restore(small_state(average=False), fabric)
     with pytest.raises(InputError, match="every is 0"):
         Checkpoints(tmp_path, every=0)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        Checkpoints(tmp_path / "file")
 
 
 def test_tied_weights_and_bfloat16_survive(tmp_path):

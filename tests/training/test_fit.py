@@ -111,6 +111,18 @@ def test_records_say_what_happened():
     assert all(a.seconds < b.seconds for a, b in pairwise(records))
 
 
+def test_a_metric_is_averaged_over_the_steps_that_gave_it():
+    numbers = iter(range(6))
+
+    def now_and_then(model, batch, carry):
+        number = next(numbers)
+        metrics = {} if number % 2 == 0 else {"odd": float(number)}
+        return quadratic(model, batch, carry)._replace(metrics=metrics)
+
+    [first, second] = fit(line(), now_and_then, Steps(6), report_every=3)
+    assert (first.metrics, second.metrics) == ({"odd": 1.0}, {"odd": 4.0})
+
+
 def test_the_learning_rate_follows_the_schedule():
     seen = []
     state = line(torch.optim.SGD, lr=0.5)
@@ -169,7 +181,18 @@ def test_average_by_hand():
     assert model.weight.item() == 4.0
 
 
-@pytest.mark.parametrize("bad", [lambda: Steps(0), lambda: Seconds(0), lambda: warmup_cosine(1.0)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: Steps(0),
+        lambda: Seconds(0),
+        lambda: Seconds(math.inf),
+        lambda: warmup_cosine(1.0),
+        lambda: Evaluation(lambda model: {}, every=0),
+        lambda: next(fit(line(), quadratic, Steps(1), clip=-1.0)),
+        lambda: next(fit(line(), quadratic, Steps(1), clip=math.nan)),
+    ],
+)
 def test_bad_plans_are_refused(bad):
     with pytest.raises(ns.InputError):
         bad()

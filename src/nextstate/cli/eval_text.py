@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
+from nextstate.checks import refuse
 from nextstate.recipes.text_model import SHIPPED, Scored, TextModel, load_text_model
+from nextstate.writing import folder_of
 
 SHOWN = 4000
 """Bytes of a text that a picture shows at most."""
@@ -43,7 +45,9 @@ def eval_text(
 
     trained = load_text_model(model)
     if picture is not None:
-        picture.parent.mkdir(parents=True, exist_ok=True)
+        folder_of("eval text", picture.parent)
+        if picture.is_dir():
+            refuse("eval text", f"picture is {picture}, a folder; name a file")
     with spooled(read_pieces(find_files(files)), last) as read:
         found = {"static": _total(trained, read(), False)}
         if dynamic:

@@ -43,9 +43,7 @@ def export(
     The ONNX file is run and compared with the model before it is kept. A network that reads a whole sequence
     and then writes one becomes two C files, NAME_encoder.c and NAME_decoder.c.
     """
-    from nextstate.recipes.files import load_network
-
-    network = load_network(model)
+    network = _network(model)
     if out.suffix != f".{to.value}":
         refuse("export", f"--out is {out}; expected a name that ends in .{to.value}")
     if to is Target.onnx and weights is not Weights.float32:
@@ -57,6 +55,13 @@ def export(
     for report in reports:
         for name, value in report.items():
             print(f"{name:12} {value if not isinstance(value, list) else ', '.join(value)}")
+
+
+def _network(model: Path) -> nn.Module:
+    from nextstate.buzzometer import FORMAT, Buzzometer
+    from nextstate.recipes.files import kind_of, load_network
+
+    return Buzzometer.load(model).network if kind_of(model) == FORMAT else load_network(model)
 
 
 def _onnx(network: nn.Module, out: Path) -> dict[str, Any]:
@@ -83,6 +88,9 @@ def _c(network: nn.Module, out: Path, weights: str) -> list[dict[str, Any]]:
             out.with_stem(f"{out.stem}_encoder"): network.encoder,
             out.with_stem(f"{out.stem}_decoder"): network.decoder,
         }
+    for path in (place for source in parts for place in (source, source.with_suffix(".h"))):
+        if path.is_dir():
+            refuse("export", f"{path} cannot be written: a folder has that name")
     written = [c(module, path, weights=weights) for path, module in parts.items()]
     return [
         {

@@ -75,7 +75,7 @@ def _parse(text: str) -> list[int]:
     numbers = []
     for place, word in enumerate(inner.replace(",", " ").split(), 1):
         try:
-            numbers.append(int(word))
+            numbers.append(int(word.replace("_", "no digit")))  # Python reads 1_0 as 10
         except ValueError:
             refuse("sort", f"number {place} is {word!r}; expected a whole number")
     return numbers

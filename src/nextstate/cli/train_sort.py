@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ def train_sort(
     out: Annotated[Path, typer.Option(help="Folder for model, card, curve and checkpoints.")] = Path(
         "runs/sort"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and lists.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of weights and lists.")] = 0,
     minutes: Annotated[float | None, typer.Option(help="Plan the run by the clock, not by steps.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps instead of the recipe's.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
@@ -64,10 +65,12 @@ def train_sort(
     chosen = RECIPES[recipe.value]
     if steps is not None:
         chosen = replace(chosen, steps=steps)
-    if minutes is not None and not minutes > 0:
-        refuse("train sort", f"minutes is {minutes}; it must be positive")
+    if minutes is not None and not 0 < minutes < math.inf:
+        refuse("train sort", f"minutes is {minutes}; it must be a positive number")
     if device not in ("cpu", "cuda", "auto"):
         refuse("train sort", f"device is {device!r}; expected cpu, cuda or auto")
+    if device == "cuda" and not torch.cuda.is_available():
+        refuse("train sort", "device is cuda, and torch finds none here; expected cpu or auto")
     if precision not in ("32-true", "bf16-mixed"):
         refuse("train sort", f"precision is {precision!r}; expected 32-true or bf16-mixed")
     folder_of("train sort", out)

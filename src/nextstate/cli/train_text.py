@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +33,15 @@ STARTED = 2.0
 
 FINISH = 2.5
 """Seconds, about, for the last measurement of a small text and the files."""
+
+RESULTS = ("model.safetensors", "model.md", "curve.png", "curve.jsonl", "run.json")
+"""Files that a run writes into its folder; the last one is there until it has ended."""
+
+WORK = {
+    "corpus": ("about.json", "text", "training", "validation", ".writing-*"),
+    "checkpoints": ("step-*", "best.safetensors", ".best.safetensors", ".writing-*"),
+}
+"""Folders in that of a run, removed when it has ended, and what they hold."""
 
 
 def train_text(
@@ -59,6 +70,9 @@ def train_text(
     dropout: Annotated[
         float | None, typer.Option(min=0, max=0.9, help="Instead of the one by the passes over the text.")
     ] = None,
+    weight_dropout: Annotated[
+        float | None, typer.Option(min=0, max=0.9, help="Share of recurrent weights left out; default 0.")
+    ] = None,
     patience: Annotated[int | None, typer.Option(min=1, help="Measurements without gain: stop.")] = None,
     sample: Annotated[int, typer.Option(min=0, help="Tokens written at each measurement.")] = 160,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, or auto.")] = "auto",
@@ -72,16 +86,16 @@ def train_text(
     from nextstate.recipes.text import prepare
     from nextstate.recipes.text_plan import bf16_for
     from nextstate.recipes.text_report import draw_curve, measured_part, text_card
-    from nextstate.tasks.text import find_files, prepare_corpus, read_pieces
-    from nextstate.training import here, of_first
+    from nextstate.tasks.text import prepare_corpus, read_pieces
+    from nextstate.training import NonFiniteGradient, here, of_first
 
     # The cores are for the engine: what torch does between its runs is too small to share.
     set_threads(torch.get_num_threads())
     torch.set_num_threads(1)
     if minutes is not None and steps is not None:
         refuse("train text", f"minutes is {minutes} and steps is {steps}; give one of them")
-    sources = find_files(files)
-    folder_of("train text", out)
+    _check_work(folder_of("train text", out))
+    sources = _sources(files, out)
     fabric = here()
     corpus = of_first(
         fabric,
@@ -107,23 +121,31 @@ def train_text(
         "text": corpus.digest,
         "unit": corpus.unit.to_json(),
         "validation": validation,
+        **({} if weight_dropout is None else {"weight_dropout": weight_dropout}),
     }
-    recipe = of_first(fabric, lambda: _same_run(out, wishes, lambda: _recipe(wishes, corpus, bf16, began, fabric.world_size)))
+    recipe = of_first(
+        fabric,
+        lambda: _same_run(out, wishes, lambda: _recipe(wishes, corpus, bf16, began, fabric.world_size)),
+    )
     run = prepare(recipe, corpus, seed=seed, checkpoints=out / "checkpoints", fabric=fabric, bf16=bf16)
     if not fabric.is_global_zero:  # the first process writes and tells
         list(run.records())
         return
     _announce(run)
     history = _earlier_records(out / "curve.jsonl")
+    _write_curve(out / "curve.jsonl", history)
     ratio = corpus.characters_per_token()
     with _display(run, ratio, json_output) as show, (out / "curve.jsonl").open("a") as curve:
-        for record in run.records():
-            history = [earlier for earlier in history if earlier.step < record.step] + [record]
-            curve.write(json.dumps(asdict(record)) + "\n")
-            curve.flush()
-            show(record)
-            if record.evaluation is not None and sample and not json_output:
-                _show_sample(run, record.step, sample)
+        try:
+            for record in run.records():
+                _append(history, record)
+                curve.write(json.dumps(asdict(record)) + "\n")
+                curve.flush()
+                show(record)
+                if record.evaluation is not None and sample and not json_output:
+                    _show_sample(run, record.step, sample)
+        except NonFiniteGradient as error:
+            refuse("train text", f"{error}; try a --rate below {recipe.rate:g}, with another --out")
     model = run.model()
     nats, measured = run.validation()
     model.save(out / "model.safetensors")
@@ -136,14 +158,15 @@ def train_text(
         nats=nats,
         measured=measured,
         parameters=sum(p.numel() for p in model.network.parameters()),
-        command=_command(wishes, sources),
+        command=_command(wishes, sources, vocabulary),
+        processes=fabric.world_size,
     )
     write_text(out / "model.md", card)
-    write_text(out / "curve.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in history))
+    _write_curve(out / "curve.jsonl", history)
     draw_curve(history, ratio, out / "curve.png")
-    for folder in ("checkpoints", "corpus"):
-        shutil.rmtree(out / folder, ignore_errors=True)
     (out / "run.json").unlink()
+    for folder in WORK:
+        shutil.rmtree(out / folder, ignore_errors=True)
     print(
         f"validation, {measured_part(measured, corpus)}: {nats:.4f} nats a character, "
         f"{nats / math.log(2):.4f} bits; {time.perf_counter() - began:.0f} s in all\n"
@@ -167,10 +190,13 @@ def _recipe(wishes: dict[str, Any], corpus: Corpus, bf16: bool, began: float, pr
     d = wishes["dropout"]
     if d is not None:
         recipe = replace(recipe, dropout=Dropout(features=d / 4, between=d, output=d, state=d / 2))
+    weights = wishes.get("weight_dropout", 0.0)
+    recipe = replace(recipe, dropout=replace(recipe.dropout, weights=weights))
     if wishes["steps"] is not None:
         recipe = replace(recipe, steps=wishes["steps"])
         passes = processes * recipe.steps * recipe.rows * recipe.length / corpus.training.tokens
-        return recipe if d is not None else replace(recipe, dropout=dropout_for(passes))
+        rates = replace(dropout_for(passes), weights=weights)
+        return recipe if d is not None else replace(recipe, dropout=rates)
     left = 60 * minutes - (time.perf_counter() - began) - FINISH
     seconds = max(left, 0.2 * 60 * minutes)
     return planned(recipe, corpus, seconds, bf16=bf16, dropout=d is None, processes=processes)
@@ -182,12 +208,17 @@ def _same_run(out: Path, wishes: dict[str, Any], make: Callable[[], Recipe]) -> 
 
     path = out / "run.json"
     if path.exists():
-        found = json.loads(path.read_text())
-        if found["wishes"] != json.loads(json.dumps(wishes)):
+        try:
+            found = json.loads(path.read_text())
+            same = found["wishes"] == json.loads(json.dumps(wishes))
+            recipe = recipe_from_json(found["recipe"])
+        except (ValueError, KeyError, TypeError):
+            same = False
+        if not same:
             refuse(
                 "train text", f"{out} holds an unfinished run of another text or settings; name another --out"
             )
-        return recipe_from_json(found["recipe"])
+        return recipe
     recipe = make()
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     (out / "curve.jsonl").unlink(missing_ok=True)
@@ -211,47 +242,97 @@ def _announce(run: Run) -> None:
 
 
 def _show_sample(run: Run, step: int, count: int) -> None:
-    """What the averaged weights write now."""
+    """What the averaged weights write now; signs that would steer a terminal are shown as dots."""
     assert run.state.average is not None
     with run.state.average.applied(run.state.model):
         text = b"".join(run.averaged().generate(length=count, temperature=0.8, seed=step))
     run.state.model.train()
-    print("    " + text.decode(errors="replace").strip().replace("\n", "\n    "), file=sys.stderr, flush=True)
+    for line in text.decode(errors="replace").strip().splitlines():
+        print("    " + "".join(c if c.isprintable() else "\u00b7" for c in line), file=sys.stderr, flush=True)
 
 
-def _command(wishes: dict[str, Any], sources: list[Path]) -> str:
+def _command(wishes: dict[str, Any], sources: list[Path], vocabulary: int) -> str:
     """The command that makes this run, without its --out; files by their names alone."""
-    words = ["nextstate train text", *[path.name for path in sources[:4]], "..." if len(sources) > 4 else ""]
+    names = [shlex.quote(path.name or str(path)) for path in sources[:4]]
+    unit = wishes["unit"]["unit"]
     given = {
         **wishes["shape"],
         **wishes["recipe"],
         "dropout": wishes["dropout"],
+        "weight-dropout": wishes.get("weight_dropout"),
         "minutes": wishes["minutes"],
+        "steps": wishes["steps"],
+        "seed": wishes["seed"],
+        "unit": unit,
+        "vocabulary": vocabulary if unit == "bpe" else None,
+        "validation": wishes["validation"] if wishes["validation"] != 0.1 else None,
+        "precision": wishes["precision"] if wishes["precision"] != "auto" else None,
     }
-    given |= {"steps": wishes["steps"], "seed": wishes["seed"], "unit": wishes["unit"]["unit"]}
-    for name, value in given.items():
-        if value is not None:
-            words.append(
-                f"--{name}"
-                if value is True
-                else f"--{name} {value:g}"
-                if isinstance(value, float)
-                else f"--{name} {value}"
-            )
-    return " ".join(filter(None, words))
+    options = [
+        f"--{name}"
+        if value is True
+        else f"--{name} {value:.12g}"
+        if isinstance(value, float)
+        else f"--{name} {value}"
+        for name, value in given.items()
+        if value is not None
+    ]
+    return " ".join(["nextstate train text", *names, *(["..."] if len(sources) > 4 else []), *options])
+
+
+def _check_work(out: Path) -> None:
+    """Raises InputError if a folder that the run would fill and remove holds what is no run's."""
+    for folder, names in WORK.items():
+        for entry in (out / folder).iterdir() if (out / folder).is_dir() else ():
+            if not any(fnmatch(entry.name, name) for name in names):
+                refuse(
+                    "train text",
+                    f"a run removes {out / folder}, which holds {entry.name}; name another --out",
+                )
+
+
+def _sources(files: list[Path], out: Path) -> list[Path]:
+    """The files behind names; of a folder in which `out` lies, without what runs write there.
+
+    Raises InputError as `find_files`, and if nothing is left.
+    """
+    from nextstate.tasks.text import find_files
+
+    place = out.resolve()
+
+    def written(path: Path) -> bool:
+        path = path.resolve()
+        return path in own or any(folder in path.parents for folder in work)
+
+    own, work = {place / name for name in RESULTS}, [place / name for name in WORK]
+    found = [path for path in find_files(files) if path in files or not written(path)]
+    if not found:
+        refuse("train text", f"{', '.join(map(str, files))} hold nothing but files of a run")
+    return found
 
 
 def _earlier_records(path: Path) -> list[Record]:
     """The records of the run so far; a line cut short by a kill is left out."""
     from nextstate.training import Record
 
-    records = []
+    records: list[Record] = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            records.append(Record(**json.loads(line)))
-        except ValueError:
+            _append(records, Record(**json.loads(line)))
+        except (ValueError, TypeError):
             continue
     return records
+
+
+def _append(history: list[Record], record: Record) -> None:
+    """Add a record; those of steps that a run which was taken up again has made anew give way."""
+    while history and history[-1].step >= record.step:
+        history.pop()
+    history.append(record)
+
+
+def _write_curve(path: Path, history: list[Record]) -> None:
+    write_text(path, "".join(json.dumps(asdict(record)) + "\n" for record in history))
 
 
 @contextmanager

@@ -86,8 +86,8 @@ class Expressions:
     """Values of nodes of the intermediate form, by torch, each computed once; `leaf` and `weight` give what
     enters.
 
-    Products of one operand with rows of a weight that follow each other, as those of a cell's gates do, are one
-    product. A `gather` leaf may stand for its whole table: a sum of products with it is then a table again.
+    Products of one operand with rows of a weight that follow each other, as a cell's gates do, are one. A
+    `gather` leaf may stand for its whole table: a sum of products with it is then a table again.
     """
 
     def __init__(

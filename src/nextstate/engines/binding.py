@@ -112,6 +112,8 @@ class Bound:
             steps, seen, packed = self.packed
             if steps == optimiser_steps() and _same(seen, weights):
                 return packed
+        if not cache:  # in training: a hand-written step through `.data` would leave no other trace
+            _note_step()
         ready = [w if w.is_contiguous() else w.contiguous() for w in weights]
         packed = self.native.pack([w.data_ptr() for w in ready])
         if cache and not any(w.is_inference() for w in weights):

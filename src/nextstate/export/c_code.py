@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
+
 from nextstate.compiler.ir import LEAVES, Node
 from nextstate.compiler.normalise import count_uses
 from nextstate.export.graph import StepGraph
@@ -231,7 +233,7 @@ class Step:
 
     def _leaf(self, node: Node, i: str, offset: int) -> str:
         if node.op == "imm":
-            return number(float(node.attr[0]))
+            return number(torch.tensor(node.attr[0], dtype=torch.float64).float().item())
         k, place = int(node.attr[0]), self._place(node, i, offset)
         if node.op == "vec":
             return f"{self.prefix}_b{k}[{place}]"

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from nextstate.checks import refuse
 from nextstate.combine.quantised import row_units
-from nextstate.explain import guess
 from nextstate.export.c_code import FUNCTIONS, Step, number
 from nextstate.export.graph import StepGraph, frozen, step_graph
 from nextstate.export.names import paths
-from nextstate.export.stream import as_cell, input_of
+from nextstate.export.stream import as_cell, example_of, input_of
 from nextstate.states import Tree, leaves, tree_map
 from nextstate.writing import whole
 
@@ -89,7 +88,7 @@ def c(module: nn.Module, path: str | Path, us: Tree | None = None, *, weights: s
         module = frozen(OPERATION, module)
         cell = as_cell(OPERATION, module)
         example = us if us is not None else input_of(module)
-        example = guess(OPERATION, cell) if example is None else example
+        example = example_of(OPERATION, cell, example)
         u, s = tree_map(lambda x: x[0], example), cell.initial_state(1)
         graph = step_graph(OPERATION, cell, u, s)
         writer = _Writer(path.stem, type(module).__name__, graph, u, s, weights == "int8")
@@ -115,7 +114,7 @@ class _Writer:
         self.inputs = list(zip(paths("u", u), leaves(u), strict=True))
         self.outputs = list(zip(paths("v", graph.v_like), leaves(graph.v_like), strict=True))
         fields = [x.removeprefix("s_") for x in paths("s", s)]
-        self.fields = [x if _is_name(x) else f"s{k}" for k, x in enumerate(fields)]
+        self.fields = fields if all(map(_is_name, fields)) else [f"s{k}" for k in range(len(fields))]
         rows = [x[0].reshape(-1) for x in leaves(s)]
         self.rows = rows
         said: list[str | None] = []

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from nextstate.cell import Cell
-from nextstate.explain import guess
 from nextstate.export.names import paths
 from nextstate.export.onnx_layers import Value
 from nextstate.export.onnx_start import (
@@ -23,6 +22,7 @@ from nextstate.export.onnx_start import (
     state_ports,
     there,
 )
+from nextstate.export.stream import example_of
 from nextstate.networks import Bidirectional
 from nextstate.nn.views import cells_of
 from nextstate.run import scan
@@ -54,7 +54,7 @@ def ports_out(
 
 
 def of_cell(cell: Cell, us: Tree | None) -> Model:
-    us = guess(OPERATION, cell) if us is None else us
+    us = example_of(OPERATION, cell, us)
     s = cell.initial_state(1)
     ports = sequence(paths("us", us), us)
     start = Start(ports[0].name, 0)
@@ -88,7 +88,7 @@ def both(
 
 
 def of_bidirectional(layer: Bidirectional, us: Tree | None) -> Model:
-    us = guess(OPERATION, layer.forward_cell) if us is None else us
+    us = example_of(OPERATION, layer.forward_cell, us)
     s = (layer.forward_cell.initial_state(1), layer.backward_cell.initial_state(1))
     ports = sequence(paths("us", us), us)
     start = Start(ports[0].name, 0)

@@ -16,9 +16,15 @@ from nextstate.checks import refuse
 from nextstate.export.graph import frozen
 from nextstate.export.onnx_cells import of_bidirectional, of_cell, of_torch
 from nextstate.export.onnx_graph import IR_VERSION, OPSET
-from nextstate.export.onnx_networks import of_classifier, of_encoder_decoder, of_language_model
+from nextstate.export.onnx_networks import (
+    of_classifier,
+    of_document_classifier,
+    of_encoder_decoder,
+    of_language_model,
+)
 from nextstate.export.onnx_start import OPERATION, Model, Port
 from nextstate.networks import Bidirectional, EncoderDecoder, LanguageModel, SequenceClassifier
+from nextstate.networks.document_classifier import DocumentClassifier
 from nextstate.states import Tree
 from nextstate.writing import whole
 
@@ -31,7 +37,8 @@ SIZES = ((1, 1), (9, 3), (4, 6), (17, 2))
 
 KINDS: dict[type[nn.Module], Callable[[Any, Tree | None], Model]] = {
     Cell: of_cell, Bidirectional: of_bidirectional, LanguageModel: of_language_model,
-    SequenceClassifier: of_classifier, EncoderDecoder: of_encoder_decoder, nn.RNNBase: of_torch,
+    SequenceClassifier: of_classifier, DocumentClassifier: of_document_classifier,
+    EncoderDecoder: of_encoder_decoder, nn.RNNBase: of_torch,
 }  # fmt: skip
 
 
@@ -59,9 +66,10 @@ def onnx(module: nn.Module, path: str | Path, us: Tree | None = None) -> OnnxFil
     their fields: s0_h, s0_c.
 
     `Bidirectional` has a pair of states. `LanguageModel` and `SequenceClassifier` take ids (or features)
-    [batch, time] and give `logits`; `EncoderDecoder` reads `source` ids and writes its best ids. Layers of
-    `torch.nn` and `nextstate.nn` keep torch's names (input, h_0, c_0; output, h_n, c_n), `batch_first` and
-    the other shapes. Everything is exported in eval mode.
+    [batch, time] and give `logits`; so does `DocumentClassifier`, which reads each row as one piece.
+    `EncoderDecoder` reads `source` ids and writes its best ids. Layers of `torch.nn` and `nextstate.nn` keep
+    torch's names (input, h_0, c_0; output, h_n, c_n), `batch_first` and the other shapes. Everything is
+    exported in eval mode.
 
     GRU, ResetBeforeGRU, LSTM, PeepholeLSTM, CoupledLSTM and Elman (tanh, relu, sigmoid) become ONNX's GRU,
     LSTM and RNN, also inside Stacked, Residual, Embedded, LearnedStart and Dropped; every other cell a
@@ -202,6 +210,12 @@ def _difference(name: str, found: Tensor, expected: Tensor, size: str) -> float:
         refuse(OPERATION, f"the file gives {name} {tuple(found.shape)}, the module {tuple(expected.shape)}")
     if not found.numel():
         return 0.0
+    if not expected.isfinite().all():
+        refuse(
+            OPERATION,
+            f"the module itself gives NaN or infinity in {name} on {size} steps x rows: there is nothing to "
+            "compare the file with; nothing was written",
+        )
     scale = max(1.0, float(expected.abs().max())) if expected.is_floating_point() else 1.0
     worst = float((found.double() - expected.double()).abs().max()) / scale
     if not worst <= TOLERANCE:

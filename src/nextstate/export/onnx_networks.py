@@ -35,6 +35,7 @@ from nextstate.networks import (
     Mean,
     SequenceClassifier,
 )  # fmt: skip
+from nextstate.networks.document_classifier import DocumentClassifier, Pieces
 from nextstate.run import unfold
 from nextstate.states import Tree, leaves
 
@@ -102,13 +103,10 @@ def of_classifier(model: SequenceClassifier, us: Tree | None) -> Model:
     start = Start(port.name, 1)
     start.ends()
     g = start.g
-    turned = g.op("Transpose", port.name, perm=[1, 0] if reads else [1, 0, 2])
-    x = Value(turned, torch.zeros(1, model.inputs))
     if model.table is not None:
-        ids = start.cleared(Value(turned, torch.zeros(1, dtype=torch.int64)))
-        table = g.number(model.table.detach().numpy(), hint="table")
-        x = Value(g.op("Gather", table, ids.name, axis=0), x.like)
-        start.layers.bound("ids", len(model.table))
+        x = looked_up(start, model.table)
+    else:
+        x = Value(g.op("Transpose", port.name, perm=[1, 0, 2]), torch.zeros(1, model.inputs))
     for layer in model.layers:
         if isinstance(layer, Bidirectional):
             cells = (layer.forward_cell, layer.backward_cell)
@@ -124,6 +122,35 @@ def of_classifier(model: SequenceClassifier, us: Tree | None) -> Model:
         return [model(there(given, port.name), given["lengths"])]
 
     return Model(g, [port, *start.inputs], outputs, meaning, start.layers, [logits])
+
+
+def looked_up(start: Start, table: Tensor) -> Value:
+    """The rows of a table that the input `ids` [batch, time] chooses, time first."""
+    g = start.g
+    turned = Value(g.op("Transpose", "ids", perm=[1, 0]), torch.zeros(1, dtype=torch.int64))
+    rows = g.number(table.detach().numpy(), hint="table")
+    start.layers.bound("ids", len(table))
+    return Value(g.op("Gather", rows, start.cleared(turned).name, axis=0), torch.zeros(1, table.shape[1]))
+
+
+def of_document_classifier(model: DocumentClassifier, us: Tree | None) -> Model:
+    """Each row is a text that is read as one piece, whatever its length."""
+    start = Start("ids", 1)
+    start.ends()
+    x = looked_up(start, model.table)
+    cells = (model.layer.forward_cell, model.layer.backward_cell)
+    vs, _, _ = both(start, model.layer, [x], x.like, start.own(*cells))
+    logits = read_out(start.g, pooled(start, Concatenation(Max(), Mean()), vs[0]), model.readout)
+
+    def meaning(given: Given) -> list[Tensor]:
+        ids, lengths = there(given, "ids"), given["lengths"]
+        every = torch.full((len(ids),), ids.shape[1])
+        pieces = Pieces(ids.T, every if lengths is None else lengths, torch.arange(len(ids)), len(ids))
+        return [model(pieces)]
+
+    port = Port("ids", ("batch", "time"), torch.int64)
+    outputs = [Port("logits", ("batch", model.readout.out_features), torch.float32)]
+    return Model(start.g, [port, *start.inputs], outputs, meaning, start.layers, [logits])
 
 
 def of_encoder_decoder(network: EncoderDecoder, us: Tree | None) -> Model:

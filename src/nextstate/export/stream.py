@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nextstate.cell import Cell, FunctionCell
-from nextstate.checks import refuse
+from nextstate.checks import check_sequence, describe, refuse
 from nextstate.combine import Stacked
+from nextstate.explain import guess
 from nextstate.networks import Bidirectional, LanguageModel, Last, SequenceClassifier
+from nextstate.networks.document_classifier import DocumentClassifier
 from nextstate.nn.views import cells_of
 from nextstate.states import Tree
 
@@ -31,7 +33,7 @@ def as_cell(operation: str, module: nn.Module) -> Cell:
     if isinstance(module, nn.RNNBase) and not module.bidirectional:
         cells = cells_of(module)
         return cells[0] if len(cells) == 1 else Stacked(*cells)
-    if isinstance(module, Bidirectional | nn.RNNBase):
+    if isinstance(module, Bidirectional | DocumentClassifier | nn.RNNBase):
         refuse(operation, f"{type(module).__name__} reads from the end of the sequence too: it has no step")
     known = "a Cell, LanguageModel, SequenceClassifier or layer of torch.nn or nextstate.nn"
     return refuse(operation, f"the module is a {type(module).__name__}; expected {known}")
@@ -58,6 +60,16 @@ def _classifier(operation: str, module: SequenceClassifier) -> Cell:
         return module.readout(v), s
 
     return FunctionCell(step, stack.initial_state, module)
+
+
+def example_of(operation: str, cell: Cell, us: Tree | None) -> Tree:
+    """The input [T, B, ...] that was given as an example, checked, or one that the step accepts."""
+    if us is None:
+        return guess(operation, cell)
+    steps, rows = check_sequence(operation, us)
+    if not steps or not rows:
+        refuse(operation, f"the example us is {describe(us)}; expected one step and one row at least")
+    return us
 
 
 def input_of(module: nn.Module) -> Tree | None:

@@ -16,7 +16,8 @@ class Sampling:
         q ~ exp(logits / temperature), the most likely token at temperature 0
         top_k: only the k most likely tokens;  top_p: only the fewest most likely that have together >= p
 
-    top_k is applied first; what is left is scaled to 1. `generator` makes the draws repeatable.
+    top_k is applied first; tokens as likely as the k-th stay. What is left is scaled to 1.
+    `generator` makes the draws repeatable.
 
     Raises InputError for temperature < 0, top_k < 1, or top_p outside 0 < p <= 1.
     Source for top_p: Holtzman et al. 2020 (arXiv 1904.09751).

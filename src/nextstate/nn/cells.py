@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from nextstate.cell import Cell
 from nextstate.cells import LSTMState
-from nextstate.nn.layers import ours, scriptable, transformed
-from nextstate.nn.views import cell_of
+from nextstate.nn.layers import ours, recorded, scriptable, transformed
+from nextstate.nn.views import GIVEN, cell_of
 from nextstate.run import scan
 
 
@@ -25,6 +25,8 @@ class RNNCell(nn.RNNCell):
     """
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if not torch.compiler.is_compiling() and isinstance(input, fx.Proxy):
+            return recorded(self, input, hx)
         if torch.compiler.is_compiling() or not fits(self, input, None if hx is None else (hx,)):
             return super().forward(input, hx)
         return _step(self, input, None if hx is None else (hx,))[0]
@@ -34,7 +36,7 @@ class RNNCell(nn.RNNCell):
 
     def cell(self) -> Cell:
         """The `nextstate.Elman` with the parameters of this one."""
-        return cell_of(self)
+        return cell_of(self, GIVEN)
 
 
 class GRUCell(nn.GRUCell):
@@ -52,6 +54,8 @@ class GRUCell(nn.GRUCell):
     """
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        if not torch.compiler.is_compiling() and isinstance(input, fx.Proxy):
+            return recorded(self, input, hx)
         if torch.compiler.is_compiling() or not fits(self, input, None if hx is None else (hx,)):
             return super().forward(input, hx)
         return _step(self, input, None if hx is None else (hx,))[0]
@@ -61,7 +65,7 @@ class GRUCell(nn.GRUCell):
 
     def cell(self) -> Cell:
         """The `nextstate.GRU` with the parameters of this one."""
-        return cell_of(self)
+        return cell_of(self, GIVEN)
 
 
 class LSTMCell(nn.LSTMCell):
@@ -78,6 +82,8 @@ class LSTMCell(nn.LSTMCell):
     """
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        if not torch.compiler.is_compiling() and isinstance(input, fx.Proxy):
+            return recorded(self, input, hx)
         if torch.compiler.is_compiling() or not fits(self, input, hx):
             return super().forward(input, hx)
         h, c = _step(self, input, hx)
@@ -88,7 +94,7 @@ class LSTMCell(nn.LSTMCell):
 
     def cell(self) -> Cell:
         """The `nextstate.LSTM` with the parameters of this one."""
-        return cell_of(self)
+        return cell_of(self, GIVEN)
 
 
 def fits(cell: nn.RNNCellBase, input: Tensor, hx: tuple[Tensor, ...] | None) -> bool:
@@ -101,6 +107,8 @@ def fits(cell: nn.RNNCellBase, input: Tensor, hx: tuple[Tensor, ...] | None) -> 
     if torch.is_grad_enabled() and not transformed():
         return False
     if not isinstance(input, Tensor) or input.dim() not in (1, 2) or not input.numel():
+        return False
+    if hx is not None and not (isinstance(hx, tuple | list) and all(isinstance(h, Tensor) for h in hx)):
         return False
     weights = [x for x in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) if x is not None]
     if input.shape[-1] != cell.input_size or not ours(input, *weights, *(hx or ())):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
@@ -18,7 +18,7 @@ from nextstate.cells import LSTMState
 from nextstate.checks import FallbackWarning
 from nextstate.engines.registry import MissingCpuEngine
 from nextstate.lengths import reverse_valid
-from nextstate.nn.views import cells_of
+from nextstate.nn.views import GIVEN, cells_of
 from nextstate.run import ENGINES, scan
 
 MARK = "_accelerated"
@@ -50,7 +50,7 @@ class RNN(nn.RNN):
 
     def cells(self) -> tuple[Cell, ...]:
         """The `nextstate.Elman` cells of this layer; see `GRU.cells`."""
-        return cells_of(self)
+        return cells_of(self, GIVEN)
 
 
 class GRU(nn.GRU):
@@ -83,7 +83,8 @@ class GRU(nn.GRU):
         """The cells of this layer, in torch's order (l0, l0_reverse, l1, ...), with its very parameters.
 
         The way from a drop-in to everything that `torch.nn` lacks: a wrapper around such a cell, an initial
-        value from `nextstate.init`, a `Session`.
+        value from `nextstate.init`, a `Session`. They hold the parameters that the layer has at the moment:
+        where others take their place (`load_state_dict(assign=True)`), ask again.
 
         >>> import nextstate as ns
         >>> layer = GRU(3, 5)
@@ -91,7 +92,7 @@ class GRU(nn.GRU):
         >>> cell.cell.weight_ih is layer.weight_ih_l0
         True
         """
-        return cells_of(self)
+        return cells_of(self, GIVEN)
 
 
 class LSTM(nn.LSTM):
@@ -118,13 +119,15 @@ class LSTM(nn.LSTM):
 
     def cells(self) -> tuple[Cell, ...]:
         """The `nextstate.LSTM` (or `ProjectedLSTM`) cells of this layer; see `GRU.cells`."""
-        return cells_of(self)
+        return cells_of(self, GIVEN)
 
 
 @torch.compiler.disable
 def call(layer: nn.RNNBase, input: Any, hx: Any) -> Any:
     """A call of a layer: ours if it is well formed and of a kind we run, else torch's own code."""
-    starts = (hx,) if isinstance(hx, Tensor) else hx
+    if isinstance(input, fx.Proxy):
+        return recorded(layer, input, hx)
+    starts = hx if hx is None or isinstance(layer, nn.LSTM) else (hx,)
     if fits(layer, input, starts):
         return _run(layer, input, starts)
     if isinstance(input, PackedSequence):  # torch.nn.LSTM does not look, and oneDNN then reads past the end
@@ -133,6 +136,13 @@ def call(layer: nn.RNNBase, input: Any, hx: Any) -> Any:
             layer.check_forward_args(input.data, hx, input.batch_sizes)
     kind: Any = next(kind for kind in (nn.GRU, nn.LSTM, nn.RNN) if isinstance(layer, kind))
     return kind.forward(layer, input, hx)
+
+
+def recorded(layer: nn.Module, input: fx.Proxy, hx: Any) -> fx.Proxy:
+    """A call while `torch.fx` traces: one node, which is what it makes of the layers of `torch.nn`."""
+    tracer: Any = input.tracer
+    arguments = (input,) if hx is None else (input, hx)
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), arguments, {})
 
 
 def scriptable(layer: nn.Module) -> nn.Module:
@@ -199,6 +209,8 @@ def fits(layer: nn.RNNBase, input: Any, hx: tuple[Tensor, ...] | None) -> bool:
         return False
     if torch.is_grad_enabled() and not transformed() and _steps(layer, input) == 1:
         return False  # one node of the graph for every step costs more than the kernels of a step
+    if hx is not None and not (isinstance(hx, tuple | list) and all(isinstance(h, Tensor) for h in hx)):
+        return False
     weights = [getattr(layer, name) for name in layer._flat_weights_names]
     if not ours(data, *weights, *(hx or ())) or data.dtype != weights[0].dtype:
         return False
@@ -211,9 +223,7 @@ def _steps(layer: nn.RNNBase, input: Any) -> int:
     return input.shape[1 if layer.batch_first and input.dim() == 3 else 0]
 
 
-def _right_start(layer: nn.RNNBase, input: Any, data: Tensor, hx: Any) -> bool:
-    if not isinstance(hx, tuple | list) or not all(isinstance(h, Tensor) for h in hx):
-        return False
+def _right_start(layer: nn.RNNBase, input: Any, data: Tensor, hx: tuple[Tensor, ...]) -> bool:
     if isinstance(input, PackedSequence):
         batch: tuple[int, ...] = (int(input.batch_sizes[0]),)
     else:

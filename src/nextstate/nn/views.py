@@ -15,30 +15,34 @@ from nextstate.cells import GRU, LSTM, Elman, ProjectedLSTM
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 BIASES = ("bias_ih", "bias_hh")
 
-_known: WeakKeyDictionary[nn.Module, tuple[Cell, ...]] = WeakKeyDictionary()
+Known = WeakKeyDictionary[nn.Module, tuple[Cell, ...]]
+RUN: Known = WeakKeyDictionary()
+"""The cells that calls run: after a `functional_call` they hold what it brought, until the next call."""
+GIVEN: Known = WeakKeyDictionary()
+"""The cells that were handed out, which no call touches."""
 
 
-def cells_of(layer: nn.RNNBase) -> tuple[Cell, ...]:
+def cells_of(layer: nn.RNNBase, known: Known = RUN) -> tuple[Cell, ...]:
     """One cell a layer and direction, in torch's order: l0, l0_reverse, l1, ...
 
     A cell holds the very tensors that the layer holds at the moment of the call, whoever put them there:
     an optimiser, `functional_call`, a parametrisation.
     """
-    cells = _known.get(layer)
+    cells = known.get(layer)
     if cells is None:
         widths = [getattr(layer, names[0]).shape[1] for names in layer._all_weights]
-        cells = _known[layer] = tuple(_view(layer, width) for width in widths)
+        cells = known[layer] = tuple(_view(layer, width) for width in widths)
     for cell, names in zip(cells, layer._all_weights, strict=True):
         for name in names:
             _hold(cell, name.split("_l")[0], layer, name)
     return cells
 
 
-def cell_of(layer: nn.RNNCellBase) -> Cell:
+def cell_of(layer: nn.RNNCellBase, known: Known = RUN) -> Cell:
     """The cell of a torch cell, with its very parameters."""
-    cells = _known.get(layer)
+    cells = known.get(layer)
     if cells is None:
-        cells = _known[layer] = (_view(layer, layer.input_size),)
+        cells = known[layer] = (_view(layer, layer.input_size),)
     for name in ("weight_ih", "weight_hh", *(BIASES if layer.bias else ())):
         _hold(cells[0], name, layer, name)
     return cells[0]

@@ -162,12 +162,14 @@ def sorting_loss(model: nn.Module, batch: SortBatch, carry: object) -> Loss:
     lengths = batch.lengths if ragged else None
     logits: Tensor = model(batch.source, batch.target, lengths, lengths)
     target = batch.target
-    valid = torch.arange(target.shape[1], device=target.device) < batch.lengths[:, None]
     if ragged:
+        valid = torch.arange(target.shape[1], device=target.device) < batch.lengths[:, None]
         target = target.where(valid, PADDING)
     value = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PADDING)
     with torch.no_grad():
-        right = (logits.argmax(-1) == target) | ~valid
+        right = logits.argmax(-1) == target
+        if ragged:
+            right |= ~valid
         wrong = (~right).sum() / batch.lengths.sum()
         exact = right.all(1).float().mean()
     return Loss(value, metrics={"elements_right": 1 - wrong, "lists_right": exact})

@@ -44,6 +44,9 @@ from nextstate.training.step import Carry, set_up
 MEASURED = 1 << 17
 """Tokens of the validation part that the last measurement reads at least, if there are so many."""
 
+KEPT = 1000
+"""Steps between two checkpoints at most: what a kill can cost."""
+
 COUNTED = 1 << 22
 """Tokens of the training part that are counted for the start of the read-out."""
 
@@ -252,7 +255,7 @@ def prepare(
         state,
         plain,
         Evaluation(measure, every, no_better(recipe.patience)),
-        None if checkpoints is None else Checkpoints(checkpoints, every),
+        None if checkpoints is None else Checkpoints(checkpoints, min(every, KEPT)),
         fabric,
         bf16,
     )

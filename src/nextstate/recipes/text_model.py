@@ -124,8 +124,11 @@ class TextModel:
 
         generate : text -> bytes, bytes, ...
 
-        Ends after `length` tokens or once what was written ends with `stop`; without both, never. `prime`
-        is not repeated. An empty one stands for the end of a line.
+        Ends after `length` tokens or once `stop` has been written; without both, never. `prime` is not
+        repeated. An empty one stands for the end of a line.
+
+        Raises InputError for length < 0, bad settings of `nextstate.networks.Sampling`, and a str that no
+        bytes can be (surrogates other than those that stand for lone bytes).
         """
         if length is not None and length < 0:
             refuse("generate", f"length is {length}; expected an integer >= 0, or None for no end")
@@ -206,9 +209,6 @@ class TextModel:
         with whole("save", path) as aside:
             aside.write_bytes(save(tensors, metadata={FORMAT: json.dumps(about)}))
 
-    def _encoded(self, text: bytes) -> np.ndarray:
-        return self.unit.encode(text)
-
 
 def load_text_model(path: Path = SHIPPED) -> TextModel:
     """Read a model of text from its file.
@@ -235,4 +235,9 @@ def load_text_model(path: Path = SHIPPED) -> TextModel:
 
 
 def _bytes(text: str | bytes) -> bytes:
-    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    if not isinstance(text, str):
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InputError(f"text: {text[error.start]!r} at place {error.start} is no character") from error

@@ -24,13 +24,15 @@ def sized(minutes: float, tokens: int) -> Recipe:
     Few rows and many steps: at equal work 16 rows end lower than 32. The rate falls as the layer gets wider,
     min(6e-3, 2.5 / units). What was compared: benchmarks/LOG.md.
 
+    Raises InputError for minutes that are not a positive, finite number.
+
     >>> [sized(minutes, 1_000_000).shape.hidden for minutes in (1, 5, 60)]
     [512, 640, 1024]
     >>> sized(5, 1000).shape.hidden
     128
     """
-    if not minutes > 0:
-        refuse("train text", f"minutes is {minutes}; it must be positive")
+    if not 0 < minutes < math.inf:
+        refuse("train text", f"minutes is {minutes}; it must be positive and finite")
     hidden = 512 if minutes < 3 else 640 if minutes < 12 else 768 if minutes < 45 else 1024
     if tokens < 100_000:
         hidden = min(hidden, 256 if tokens > 20_000 else 128)
@@ -69,7 +71,8 @@ def planned(
 
     Steps are timed once, and again with dropout if there will be any; that time counts too. From then on the
     run is planned by steps, so that it can be taken up again with the same bits. `dropout` False keeps the
-    recipe's own. Each of several `processes` reads so many tokens at a step.
+    recipe's own; that of weights is the recipe's in any case. Each of several `processes`
+    reads so many tokens at a step.
     """
     began, tokens = time.perf_counter(), recipe.rows * recipe.length
 
@@ -80,9 +83,11 @@ def planned(
 
     if not dropout:
         return fitting(recipe)
-    plain = fitting(replace(recipe, dropout=Dropout()))
-    rates = dropout_for(processes * plain.steps * tokens / corpus.training.tokens)
-    return plain if rates == Dropout() else fitting(replace(recipe, dropout=rates))
+    weights = recipe.dropout.weights
+    plain = fitting(replace(recipe, dropout=Dropout(weights=weights)))
+    passes = processes * plain.steps * tokens / corpus.training.tokens
+    rates = replace(dropout_for(passes), weights=weights)
+    return plain if rates == plain.dropout else fitting(replace(recipe, dropout=rates))
 
 
 def bf16_for(precision: str) -> bool:

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_curve(records: Sequence[Record], nats_a_token: float, path: Path) -> None:
+def draw_curve(records: Sequence[Record], characters: float, path: Path) -> None:
     """Loss on the training chunks and on the validation part, in nats a character, over seconds; a PNG.
 
-    `nats_a_token`: characters in a token, by which the loss of a chunk is divided.
+    `characters`: those in a token, by which the loss of a chunk is divided.
     """
     from matplotlib.figure import Figure  # slow to import, and only training draws
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    seconds, losses = [r.seconds for r in records], [r.loss / nats_a_token for r in records]
+    seconds, losses = [r.seconds for r in records], [r.loss / characters for r in records]
     axes.plot(seconds, losses, linewidth=0.8, label="training, with dropout")
     measured = [r for r in records if r.evaluation is not None]
     values = [(r.evaluation or {})["nats_per_character"] for r in measured]
@@ -105,10 +105,15 @@ def text_card(
     measured: int,
     parameters: int,
     command: str,
+    processes: int = 1,
 ) -> str:
-    """The card of a trained model, in Markdown: what it does, how it was made, what was measured."""
+    """The card of a trained model, in Markdown: what it does, how it was made, what was measured.
+
+    `seconds` of training, `nats` a character over the first `measured` tokens of the validation part; each
+    of `processes` read `rows` rows at a step.
+    """
     training, validation = corpus.training, corpus.validation
-    passes = steps * recipe.rows * recipe.length / training.tokens
+    passes = processes * steps * recipe.rows * recipe.length / training.tokens
     settings = asdict(recipe)
     shape = settings.pop("shape")
     lines = [

@@ -39,6 +39,8 @@ class Checkpoints:
         if every < 1 or keep < 1:
             refuse("Checkpoints", f"every is {every} and keep is {keep}; both must be at least 1")
         self.folder, self.every, self.keep = Path(folder), every, keep
+        if self.folder.exists() and not self.folder.is_dir():
+            refuse("Checkpoints", f"{folder} is a file; name a folder to write into")
 
     def save(self, state: TrainState, fabric: Fabric) -> None:
         """Write a checkpoint of `state`; with several processes all must call, the first one writes."""
@@ -89,7 +91,9 @@ class Checkpoints:
             shutil.rmtree(self.folder / name)
         aside.rename(self.folder / name)
         _flush(self.folder)
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+        # Counted back from this one: later ones are damaged, or the run would have gone on from there.
+        until = [old for old in sorted(self.folder.glob("step-*")) if old.name <= name]
+        for old in until[: -self.keep]:
             shutil.rmtree(old)
 
 

@@ -33,10 +33,15 @@ class Evaluation:
     every: int
     enough: Callable[[History], bool] = lambda history: False
 
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            refuse("Evaluation", f"every is {self.every}; it must be at least 1")
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What happened since the record before: means of loss, gradient norm and metrics over those steps.
+    """What happened since the record before: means of loss, gradient norm and metrics over those steps (of a
+    metric that not every step gave, over those that did).
 
     `seconds` counts all runs of this training together; `rate` is in steps a second. `evaluation` holds the
     figures of an evaluation made at this very step, else None.
@@ -90,6 +95,8 @@ def fit(
     """
     if report_every < 1:
         refuse("fit", f"report_every is {report_every}; it must be at least 1")
+    if clip is not None and not clip > 0:
+        refuse("fit", f"clip is {clip}; it must be a norm above 0, or None")
     schedule = warmup_cosine() if schedule is None else schedule
     fabric = here() if fabric is None else fabric
     if fabric.strategy.precision.precision == "16-mixed":
@@ -179,10 +186,10 @@ class _Means:
 
     def record(self, state: TrainState, progress: float, evaluation: dict[str, float] | None) -> Record:
         count, now = len(self.results), time.perf_counter()
-        mean = {
-            name: sum(result.metrics[name] for result in self.results) / count
-            for name in self.results[-1].metrics
-        }
+        given: dict[str, list[float]] = {}
+        for result in self.results:
+            for name, value in result.metrics.items():
+                given.setdefault(name, []).append(value)
         record = Record(
             step=state.step,
             progress=progress,
@@ -192,7 +199,7 @@ class _Means:
             loss=sum(result.loss for result in self.results) / count,
             norm=sum(result.norm for result in self.results) / count,
             skipped=state.skipped,
-            metrics=mean,
+            metrics={name: sum(values) / len(values) for name, values in given.items()},
             evaluation=evaluation,
         )
         self.results, self.since = [], now

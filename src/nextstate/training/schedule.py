@@ -41,7 +41,7 @@ class Seconds:
     budget: float
 
     def __post_init__(self) -> None:
-        if not self.budget > 0:
+        if not 0 < self.budget < math.inf:
             refuse("Seconds", f"budget is {self.budget}; it must be a positive number of seconds")
 
     def progress(self, step: int, seconds: float) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from nextstate.checks import refuse
 from nextstate.tasks.text.sources import PIECE, at_line_ends, character_start
 from nextstate.tasks.text.units import BPE, Bytes, Characters, Unit, count_characters, unit_from_json
-from nextstate.writing import whole, write_text
+from nextstate.writing import folder_of, whole, write_text
 
 FORMAT = 1
 
@@ -74,23 +74,24 @@ def prepare_corpus(
         refuse("text", f"unit is {unit!r}; expected auto, bytes, characters or bpe")
     if not 0 < validation < 1:
         refuse("text", f"validation is {validation}; it is a share of the text, 0 < validation < 1")
-    folder.mkdir(parents=True, exist_ok=True)
-    raw = folder / "text"
-    digest, size = _store(pieces, raw)
-    asked = {"digest": digest, "unit": unit, "vocabulary": vocabulary, "validation": validation}
-    found = _read(folder, asked)
-    if found is None:
-        cut = _cut(raw, size, validation)
-        found = _divide(raw, cut, size, unit, vocabulary, folder, digest)
-        about = {
-            "format": FORMAT,
-            "asked": asked,
-            "unit": found.unit.to_json(),
-            "training": asdict(found.training),
-            "validation": asdict(found.validation),
-        }
-        write_text(folder / "about.json", json.dumps(about))
-    raw.unlink()
+    raw = folder_of("text", folder) / "text"
+    try:
+        digest, size = _store(pieces, raw)
+        asked = {"digest": digest, "unit": unit, "vocabulary": vocabulary, "validation": validation}
+        found = _read(folder, asked)
+        if found is None:
+            cut = _cut(raw, size, validation)
+            found = _divide(raw, cut, size, unit, vocabulary, folder, digest)
+            about = {
+                "format": FORMAT,
+                "asked": asked,
+                "unit": found.unit.to_json(),
+                "training": asdict(found.training),
+                "validation": asdict(found.validation),
+            }
+            write_text(folder / "about.json", json.dumps(about))
+    finally:
+        raw.unlink(missing_ok=True)
     return found
 
 
@@ -110,14 +111,14 @@ def _cut(path: Path, size: int, validation: float) -> int:
     """Where the validation part begins: with two bytes and more before it."""
     with path.open("rb") as file:
         cut = place_of(file, size, validation)
-    if cut < 2 or cut >= size:
+    if cut < 2:
         refuse("text", f"the text has {size} bytes, of which {cut} would be for training; give a longer one")
     return cut
 
 
 def place_of(file: BinaryIO, size: int, last: float) -> int:
-    """Where the last share of a file of `size` bytes begins, between two characters."""
-    wanted = int((1 - last) * size + 1e-6)
+    """Where the last share of a file of `size` bytes begins, between two characters, one at least."""
+    wanted = min(int((1 - last) * size + 1e-6), size - 1)
     begin = max(0, wanted - 3)
     file.seek(begin)
     return begin + character_start(file.read(4), wanted - begin)

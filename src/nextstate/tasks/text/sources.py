@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,16 +16,16 @@ STDIN = Path("-")
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """The files behind names: a file is itself, a folder all files under it in order of their paths.
+    """The files behind names: a file or pipe is itself, a folder all files under it in order of their paths.
 
     Hidden files and folders are left out; `-` stands for standard input. Raises InputError for a name
     that does not exist, a folder without files, and standard input named twice.
     """
     found: list[Path] = []
     for path in paths:
-        if path == STDIN or path.is_file():
+        if path == STDIN:
             found.append(path)
-        elif path.is_dir():
+        elif os.path.isdir(path):
             inside = [
                 file
                 for file in sorted(path.rglob("*"))
@@ -33,6 +34,8 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
             if not inside:
                 refuse("text", f"the folder {path} holds no file")
             found += inside
+        elif os.path.exists(path):
+            found.append(path)
         else:
             refuse("text", f"{path} is neither a file nor a folder; - is standard input")
     if found.count(STDIN) > 1:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nextstate.checks import refuse
+from nextstate.checks import InputError, refuse
 
 Ids = np.ndarray
 """Token ids, uint8 or uint16, [count]."""
@@ -163,11 +163,15 @@ def unit_from_json(about: dict[str, Any]) -> Unit:
     name = about.get("unit") if isinstance(about, dict) else None
     if name == "bytes":
         return Bytes()
-    if name == "characters":
-        return Characters(about["alphabet"])
-    if name != "bpe":
+    content = about.get({"characters": "alphabet", "bpe": "tokenizer"}.get(name, "")) if name else None
+    if not isinstance(content, str):
         refuse("text", f"no unit is described by {json.dumps(about)[:80]}; expected bytes, characters or bpe")
-    return BPE(about["tokenizer"])
+    if name == "characters":
+        return Characters(content)
+    try:
+        return BPE(content)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise InputError(f"text: the byte pairs described cannot be read: {error}") from error
 
 
 def count_characters(pieces: Iterable[bytes]) -> int:
