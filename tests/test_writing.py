@@ -41,6 +41,17 @@ def test_where_no_file_can_be(tmp_path):
             raise AssertionError("not reached")
 
 
+def test_where_nothing_can_be_made(tmp_path):
+    """The name is fine, but too long with what marks it as unfinished."""
+    path = tmp_path / ("x" * 250)
+    with (
+        pytest.raises(InputError, match=r"^save: .* cannot be written: File name too long"),
+        whole("save", path),
+    ):
+        raise AssertionError("not reached")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_is_made_or_refused(tmp_path):
     assert folder_of("train", tmp_path / "a" / "b").is_dir()
     write_text(tmp_path / "file", "")

@@ -16,7 +16,8 @@ def whole(operation: str, path: str | Path) -> Iterator[Path]:
 
     whole : (operation, path) -> a path beside it, `.writing-<process>-<name>`
 
-    Raises InputError where no file can be: there is no such folder, or a folder has that name.
+    Raises InputError where no file can be: there is no such folder, a folder has that name, or nothing can be
+    made there.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -30,6 +31,10 @@ def whole(operation: str, path: str | Path) -> Iterator[Path]:
         there = "a folder has that name" if path.is_dir() else f"there is no folder {path.parent}"
         refuse(operation, f"{path} cannot be written: {there}")
     aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    try:
+        aside.touch()
+    except OSError as error:
+        refuse(operation, f"{path} cannot be written: {error.strerror}")
     try:
         yield aside
         os.replace(aside, path)

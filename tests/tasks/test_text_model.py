@@ -18,7 +18,7 @@ from torch import nn
 from nextstate import GRU, LSTM, Dropped, InputError, LanguageModel, LearnedStart, Stacked
 from nextstate import engine as use_engine
 from nextstate.combine import redrawn
-from nextstate.networks import DynamicScorer, Sampling, Scorer
+from nextstate.networks import DynamicScorer, Scorer
 from nextstate.recipes import text as recipe_module
 from nextstate.recipes import text_measure as measure_module
 from nextstate.recipes.text import Dropout, Recipe, mean_nats, no_better, prepare, text_loss, text_network
@@ -367,36 +367,6 @@ def test_a_plan_fits_the_time_and_says_how_much_to_drop(corpus):
             sized(minutes, 100)
     with pytest.raises(InputError, match="precision is 'int8'"):
         bf16_for("int8")
-
-
-class TestSampling:
-    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0, -torch.inf]])
-
-    def test_what_is_left_is_scaled(self):
-        q = self.logits.softmax(-1)[0]
-        for sampling, kept in (
-            (Sampling(), [0, 1, 2, 3]),
-            (Sampling(top_k=2), [1, 3]),
-            (Sampling(top_k=9), [0, 1, 2, 3]),
-            (Sampling(top_p=0.5), [1]),
-            (Sampling(top_p=float(q[1]) + 0.01), [1, 3]),
-            (Sampling(top_k=3, top_p=1.0), [1, 2, 3]),
-        ):
-            wanted = torch.zeros(5)
-            wanted[kept] = q[kept] / q[kept].sum()
-            torch.testing.assert_close(sampling.probabilities(self.logits)[0], wanted)
-
-    def test_temperature_is_a_power(self):
-        q = self.logits.softmax(-1)[0]
-        cold = Sampling(temperature=0.5).probabilities(self.logits)[0]
-        torch.testing.assert_close(cold, q**2 / (q**2).sum())
-        for temperature in (1e-20, 1e-45, 1e-300):
-            assert Sampling(temperature).probabilities(1e9 * self.logits).tolist() == [[0, 1, 0, 0, 0]]
-
-    @pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}])
-    def test_refusals(self, bad):
-        with pytest.raises(InputError, match=next(iter(bad))):
-            Sampling(**bad)
 
 
 def test_the_card_counts_what_all_processes_read(corpus):

@@ -43,7 +43,9 @@ def export(
     The ONNX file is run and compared with the model before it is kept. A network that reads a whole sequence
     and then writes one becomes two C files, NAME_encoder.c and NAME_decoder.c.
     """
-    network = _network(model)
+    from nextstate.recipes.files import load_network
+
+    network = load_network(model)
     if out.suffix != f".{to.value}":
         refuse("export", f"--out is {out}; expected a name that ends in .{to.value}")
     if to is Target.onnx and weights is not Weights.float32:
@@ -55,13 +57,6 @@ def export(
     for report in reports:
         for name, value in report.items():
             print(f"{name:12} {value if not isinstance(value, list) else ', '.join(value)}")
-
-
-def _network(model: Path) -> nn.Module:
-    from nextstate.buzzometer import FORMAT, Buzzometer
-    from nextstate.recipes.files import kind_of, load_network
-
-    return Buzzometer.load(model).network if kind_of(model) == FORMAT else load_network(model)
 
 
 def _onnx(network: nn.Module, out: Path) -> dict[str, Any]:

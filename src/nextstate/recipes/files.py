@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nextstate.checks import refuse
 READERS = {
     "nextstate-sorter-1": ("nextstate.recipes.sorter", "load_sorter"),
     "nextstate-text-1": ("nextstate.recipes.text_model", "load_text_model"),
+    "nextstate-buzz-1": ("nextstate.buzzometer", "Buzzometer.load"),
     "compiled machine": ("nextstate.machines.models", "load_model"),
 }
 """The kind of a file, with the version of its layout, and the function that reads it."""
@@ -30,7 +32,7 @@ def load_network(path: Path) -> nn.Module:
     if kind not in READERS:
         refuse("load", f"{path} holds {kind!r}; this version reads {', '.join(READERS)}")
     module, reader = READERS[kind]
-    found: Any = getattr(import_module(module), reader)(path)
+    found: Any = attrgetter(reader)(import_module(module))(path)
     return found.network if hasattr(found, "network") else found.cell
 
 
