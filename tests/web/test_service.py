@@ -232,7 +232,10 @@ def test_too_much_at_once_and_too_slow_an_answer(buzz):
             refused = await service.post("/score", json={"text": "good"})
             late = await asyncio.gather(*waiting)
             watched.go.set()
-            after = await service.post("/score", json={"text": "good"})
+            for _ in range(20):  # 0.3 s are short on a busy machine: it is back once one answer is in time
+                after = await service.post("/score", json={"text": "good"})
+                if after.status_code == 200:
+                    break
             return refused, late, after
 
     refused, late, after = asyncio.run(asked())
