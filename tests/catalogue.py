@@ -97,6 +97,7 @@ CELLS = (
     Row("ProjectedLSTM", lambda i, h: ns.ProjectedLSTM(i, h, max(1, h - 2))),
     Row("CoupledLSTM", ns.CoupledLSTM),
     Row("LayerNormLSTM", ns.LayerNormLSTM),
+    Row("MogrifierLSTM", ns.MogrifierLSTM),
     Row("StackRNN", lambda i, h: ns.StackRNN(i, h, stack_width=2, depth=4)),
 )
 

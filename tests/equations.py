@@ -102,6 +102,21 @@ def lstm(p, u, s):
     return h, [h, c]
 
 
+def mogrifier_lstm(p, u, s):
+    """Two tables of matrices below each other: Q of len(u) rows each, R of len(h) rows each."""
+    h, c = s
+    us, hs = len(u), len(h)
+    for number in range(len(p["weight_q"]) // us + len(p["weight_r"]) // hs):
+        k = number // 2
+        if number % 2 == 0:
+            q = p["weight_q"][k * us : (k + 1) * us]
+            u = [2 * sigmoid(a) * b for a, b in zip(product(q, h), u, strict=True)]
+        else:
+            r = p["weight_r"][k * hs : (k + 1) * hs]
+            h = [2 * sigmoid(a) * b for a, b in zip(product(r, u), h, strict=True)]
+    return lstm(p, u, [h, c])
+
+
 def projected_lstm(p, u, s):
     h, (_, c) = lstm(p, u, s)
     h = product(p["weight_hr"], h)
@@ -171,5 +186,6 @@ BY_NAME = {
     "ProjectedLSTM": projected_lstm,
     "CoupledLSTM": coupled_lstm,
     "LayerNormLSTM": layer_norm_lstm,
+    "MogrifierLSTM": mogrifier_lstm,
     "StackRNN": stack_rnn,
 }

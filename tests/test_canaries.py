@@ -103,18 +103,35 @@ def test_equations_reject(fault: str) -> None:
     rejects(check_equations, broken(fault), "GRU")
 
 
-@pytest.mark.parametrize("name", ["LSTM", "PeepholeLSTM", "CoupledLSTM", "LayerNormLSTM", "ProjectedLSTM"])
+@pytest.mark.parametrize(
+    "name", ["LSTM", "PeepholeLSTM", "CoupledLSTM", "LayerNormLSTM", "ProjectedLSTM", "MogrifierLSTM"]
+)
 def test_equations_reject_another_gate_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights read as if the last gate came first."""
     cell, linear = BY_NAME[name].cell(), F.linear
 
     def rolled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         out = linear(x, weight, bias)
-        return out.roll(cell.hidden_size, -1) if weight is not getattr(cell, "weight_hr", None) else out
+        gates = weight is cell.weight_ih or weight is cell.weight_hh
+        return out.roll(cell.hidden_size, -1) if gates else out
 
     check_equations(cell, name)
     monkeypatch.setattr(F, "linear", rolled)
     rejects(check_equations, cell, name)
+
+
+@pytest.mark.parametrize("weight", ["weight_q", "weight_r"])
+def test_equations_reject_rounds_in_another_order(weight: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last matrix of a Mogrifier's rounds taken first."""
+    cell = BY_NAME["MogrifierLSTM"].cell()
+    matrices, split = getattr(cell, weight), torch.Tensor.split
+
+    def reversed_(x: Tensor, *sizes: int) -> tuple[Tensor, ...]:
+        return split(x, *sizes)[:: -1 if x is matrices else 1]
+
+    check_equations(cell, "MogrifierLSTM")
+    monkeypatch.setattr(torch.Tensor, "split", reversed_)
+    rejects(check_equations, cell, "MogrifierLSTM")
 
 
 def test_the_loop_law_rejects_a_wrong_gradient_and_a_wrong_order() -> None:

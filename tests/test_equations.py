@@ -8,7 +8,7 @@ import torch
 import equations
 import nextstate as ns
 from agreement import assert_close
-from catalogue import BY_NAME, CELLS, Row, random_state
+from catalogue import BY_NAME, CELLS, Row, random_state, randomise_
 from nextstate.states import leaves, rebuild
 
 
@@ -54,6 +54,24 @@ def test_a_peephole_of_zero_is_the_lstm() -> None:
     assert_close(cell(u, s), plain(u, s), 1e-12)
 
 
+@pytest.mark.parametrize("rounds", [0, 1, 2, 3, 4])
+def test_any_number_of_rounds(rounds: int) -> None:
+    cell = randomise_(ns.MogrifierLSTM(3, 5, rounds)).double()
+    check_equations(cell, "MogrifierLSTM")
+    if rounds == 0:
+        check_equations(cell, "LSTM")
+
+
+def test_a_mogrifier_of_zero_is_the_lstm() -> None:
+    cell, plain = BY_NAME["MogrifierLSTM"].cell(), BY_NAME["LSTM"].cell()
+    plain.load_state_dict({k: v for k, v in cell.state_dict().items() if k not in ("weight_q", "weight_r")})
+    u, s = torch.randn(2, 3, dtype=torch.float64), random_state(cell, 2)
+    assert (cell(u, s)[0] - plain(u, s)[0]).abs().max() > 1e-3
+    torch.nn.init.zeros_(cell.weight_q)
+    torch.nn.init.zeros_(cell.weight_r)
+    assert_close(cell(u, s), plain(u, s), 1e-12)
+
+
 def test_min_gru_is_linear_in_its_state() -> None:
     cell = BY_NAME["MinGRU"].cell()
     u, h, k = torch.randn(2, 3).double(), torch.randn(2, 5).double(), torch.randn(2, 5).double()
@@ -68,6 +86,8 @@ def test_min_gru_is_linear_in_its_state() -> None:
         (lambda: ns.LSTM(3, -1), r"LSTM: sizes are \(3, -1\)"),
         (lambda: ns.Elman(3, 2.5), r"Elman: sizes are \(3, 2.5\)"),
         (lambda: ns.ProjectedLSTM(3, 5, 0), r"ProjectedLSTM: sizes are \(3, 5, 0\)"),
+        (lambda: ns.MogrifierLSTM(3, 5, -1), r"MogrifierLSTM: rounds is -1; expected an integer >= 0"),
+        (lambda: ns.MogrifierLSTM(3, 5, 2.0), r"MogrifierLSTM: rounds is 2.0; expected an integer >= 0"),
     ],
 )
 def test_sizes_are_refused(make, told: str) -> None:

@@ -22,9 +22,10 @@ from nextstate.networks.document_classifier import (
     Pooled,
     cut,
     join,
-    pool_pieces,
 )
+from nextstate.networks.pooled_reading import read_pooled
 from nextstate.tasks.buzz.calibration import Temperature
+from nextstate.tasks.buzz.ngrams import NGrams
 from nextstate.tasks.buzz.words import Words
 from nextstate.writing import whole
 
@@ -93,8 +94,10 @@ class Buzzometer:
 
     Buzzometer : [text] -> [Score]
 
-        logits        = DocumentClassifier(cut(ids of the words))
+        logits        = DocumentClassifier(cut(ids of the words)) + NGrams(ids of the words)
         probabilities = softmax(logits / T(number of words))
+
+    The second term is a linear model of runs of words (`ngrams`, None for a model without one).
 
     Texts of any length are read whole. A text without words has equal probabilities, the label "neutral"
     if there is one, and the score 0.
@@ -107,8 +110,10 @@ class Buzzometer:
     'wonderful'
     """
 
-    def __init__(self, network: DocumentClassifier, words: Words, shape: Shape) -> None:
-        self.network, self.words, self.shape = network.eval(), words, shape
+    def __init__(
+        self, network: DocumentClassifier, words: Words, shape: Shape, ngrams: NGrams | None = None
+    ) -> None:
+        self.network, self.words, self.shape, self.ngrams = network.eval(), words, shape, ngrams
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -139,10 +144,12 @@ class Buzzometer:
         for rows in pieces.lengths.argsort(descending=True, stable=True).split(batch_size):
             lengths = pieces.lengths[rows]
             ids = pieces.ids[: int(lengths.max()), rows]
-            vs = self.network.read(F.embedding(ids, self.network.table), lengths)
-            largest[rows], total[rows] = pool_pieces(vs, lengths)
+            largest[rows], total[rows] = read_pooled(self.network.layer, self.network.table, ids, lengths)
         pooled = join(largest, total, pieces)
-        return self.network.classify(pooled), pooled.steps
+        logits = self.network.classify(pooled)
+        if self.ngrams is not None:
+            logits = logits + self.ngrams.logits(texts)
+        return logits, pooled.steps
 
     def probabilities(self, logits: Tensor, lengths: Tensor) -> Tensor:
         """Calibrated probabilities [N, C]; equal ones for texts without words."""
@@ -152,33 +159,42 @@ class Buzzometer:
     def explain(self, text: str) -> Explanation:
         """How much each word adds to the score, by integrated gradients.
 
-            contribution_t = (x_t - b) . integral over a in 0..1 of  d score / d x_t  at  b + a (x - b)
+            contribution_t = integral over a in 0..1 of  (x_t - b) . d score / d x_t + w_t . d score / d w_t
+                             at  b + a (x - b)  and  a w
 
-        x_t is the word's row of the table, b the padding row that training puts in place of dropped words.
+        x_t is the word's row of the table, b the padding row that training puts in place of dropped words,
+        w_t its share of the n-grams' logits: each n-gram is shared by the words it is made of.
         The integral is a Gauss-Legendre sum whose number of points is doubled until the contributions add
         up to the difference of scores within 0.005 (at most 128 points).
         Source: Sundararajan et al. 2017 (arXiv 1703.01365).
         """
         self._check(text, "Buzzometer.explain")
         spans = list(self.words.spans(text))
-        pieces = cut([[i for span in spans for i in span.ids]], self.shape.piece)
+        ids = [i for span in spans for i in span.ids]
+        pieces = cut([ids], self.shape.piece)
         if not spans:
-            nothing = float(self._explained(torch.full((1, len(self.labels)), 1 / len(self.labels)), 0))
-            return Explanation(nothing, nothing, [])
+            even = float(self._explained(torch.full((1, len(self.labels)), 1 / len(self.labels)), 0))
+            return Explanation(even, even, [])
         with torch.no_grad():
             us = F.embedding(pieces.ids, self.network.table)
             padding = self.network.table[0].expand_as(us)
-            probabilities = self._probabilities(us, pieces)
+            beside = (
+                torch.zeros(len(ids), len(self.labels)) if self.ngrams is None else self.ngrams.shares(ids)
+            )
+            probabilities = self._probabilities(us, beside.sum(0), pieces)
             label = int(probabilities.argmax())
             score = float(self._explained(probabilities, label))
-            without = float(self._explained(self._probabilities(padding, pieces), label))
+            nothing = self._probabilities(padding, torch.zeros(len(self.labels)), pieces)
+            without = float(self._explained(nothing, label))
         points = 8
         while True:
-            shares = self._integrated(us, padding, pieces, label, points)
-            if points >= 128 or abs(float(shares.sum()) - (score - without)) < 0.005:
+            shares, weights = self._integrated(us, padding, beside.sum(0), pieces, label, points)
+            read = torch.cat([shares[:n, r] for r, n in enumerate(pieces.lengths.tolist())])
+            both = read + beside @ weights
+            if points >= 128 or abs(float(both.sum()) - (score - without)) < 0.005:
                 break
             points *= 2
-        flat = torch.cat([shares[:n, r] for r, n in enumerate(pieces.lengths.tolist())]).tolist()
+        flat = both.tolist()
         words, place = [], 0
         for span in spans:
             part = sum(flat[place : place + len(span.ids)])
@@ -189,7 +205,8 @@ class Buzzometer:
     def save(self, path: Path | str) -> None:
         """Write the model to one safetensors file, aside first and then renamed.
 
-        The table is kept in 8 bits with one scale a row, the rest in 16 bits.
+        The table is kept in 8 bits with one scale a row, the n-grams as `NGrams.packed` says, the rest in
+        16 bits.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,6 +216,8 @@ class Buzzometer:
         packed = {name: tensor.half() for name, tensor in tensors.items()}
         packed["table"] = (table / scale.clamp(min=1e-8).unsqueeze(1)).round().clamp(-127, 127).to(torch.int8)
         packed["table.scale"] = scale.half()
+        if self.ngrams is not None:
+            packed |= self.ngrams.packed()
         about = {
             "features": self.shape.features,
             "hidden": self.shape.hidden,
@@ -233,13 +252,14 @@ class Buzzometer:
                 Temperature(*about["temperature"]),
             )
             tensors["table"] *= tensors.pop("table.scale").unsqueeze(1)
+            ngrams = NGrams.unpacked(tensors)
             network = empty_network(words, shape)
             network.load_state_dict(tensors, assign=True)
         except InputError:
             raise
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise InputError(f"Buzzometer: cannot read a model from {path}: {error}") from error
-        return cls(network, words, shape)
+        return cls(network, words, shape, ngrams)
 
     def _ids(self, text: str, place: int) -> list[int]:
         self._check(text, f"Buzzometer.score: text {place}")
@@ -261,9 +281,12 @@ class Buzzometer:
             score = sum(p * sign for p, sign in zip(row, signs, strict=True) if sign is not None)
         return Score(self.labels[best], score, row[best], by_label)
 
-    def _probabilities(self, us: Tensor, pieces: Pieces) -> Tensor:
+    def _probabilities(self, us: Tensor, beside: Tensor, pieces: Pieces) -> Tensor:
+        """Probabilities [1, C] of one text by its word vectors and its n-grams' logits [C]."""
         pooled: Pooled = self.network.pool(us, pieces)
-        return self.probabilities(self.network.classify(pooled), pooled.steps)
+        if self.ngrams is not None:
+            beside = beside + self.ngrams.bias
+        return self.probabilities(self.network.classify(pooled) + beside, pooled.steps)
 
     def _explained(self, probabilities: Tensor, label: int) -> Tensor:
         """The score, or for a model without one the probability of `label`."""
@@ -272,17 +295,22 @@ class Buzzometer:
             return probabilities[0] @ torch.tensor([float(sign or 0) for sign in signs])
         return probabilities[0, label]
 
-    def _integrated(self, us: Tensor, padding: Tensor, pieces: Pieces, label: int, points: int) -> Tensor:
-        """Contributions [T, R] of every step."""
+    def _integrated(
+        self, us: Tensor, padding: Tensor, beside: Tensor, pieces: Pieces, label: int, points: int
+    ) -> tuple[Tensor, Tensor]:
+        """Contributions [T, R] of every step's vector, and the mean gradient [C] of the n-grams' logits."""
         import numpy as np
 
         nodes, weights = np.polynomial.legendre.leggauss(points)
-        gradient = torch.zeros_like(us)
+        gradient, slope = torch.zeros_like(us), torch.zeros_like(beside)
         for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
             place = (padding + float(node) * (us - padding)).requires_grad_()
-            score = self._explained(self._probabilities(place, pieces), label)
-            gradient += float(weight) * torch.autograd.grad(score, place)[0]
-        return ((us - padding) * gradient).sum(-1).detach()
+            logits = (float(node) * beside).requires_grad_()
+            score = self._explained(self._probabilities(place, logits, pieces), label)
+            first, second = torch.autograd.grad(score, (place, logits))
+            gradient += float(weight) * first
+            slope += float(weight) * second
+        return ((us - padding) * gradient).sum(-1).detach(), slope
 
 
 def empty_network(words: Words, shape: Shape) -> DocumentClassifier:

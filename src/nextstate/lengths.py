@@ -75,7 +75,8 @@ def reverse_valid(us: Tree, lengths: Tensor | None) -> Tree:
 
 def last_valid(vs: Tree, lengths: Tensor | None) -> Tree:
     """The value at each row's last valid step; zeros for a row of length 0."""
-    steps = leaves(vs)[0].shape[0]
+    parts = leaves(vs)
+    steps = parts[0].shape[0] if parts else 0
 
     def pick(v: Tensor) -> Tensor:
         if steps == 0:

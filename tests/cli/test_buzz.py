@@ -130,6 +130,45 @@ def test_bad_input_is_refused(run, model, arguments, complaint):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["p.csv", "sub/../p.csv", "link.csv", "hard.csv"])
+def test_the_input_is_not_overwritten_by_whatever_name(run, model, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "p.csv"
+    source.write_text("text\ngood\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.csv").symlink_to(source)
+    (tmp_path / "hard.csv").hardlink_to(source)
+    for file, out in ((source, name), (name, source)):
+        code, _, err = run("buzz", "--file", file, "--out", out, "--model", model)
+        assert code == 2
+        assert (
+            err == f"nextstate: buzz: --out is {out}, the same file as the input {file}; name another one\n"
+        )
+    assert source.read_text() == "text\ngood\n"
+    assert (tmp_path / "link.csv").is_symlink()
+    assert run("buzz", "--file", source, "--out", "q.csv", "--model", model)[0] == 0
+
+
+def test_of_many_files_none_is_overwritten(run, model, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("text\ngood\n")
+    code, _, err = run("buzz", "--file", tmp_path / "*.csv", "--out", tmp_path, "--model", model)
+    assert code == 2
+    assert f"--out is {tmp_path}/a.csv, the same file as the input" in err
+    assert (tmp_path / "a.csv").read_text() == "text\ngood\n"
+
+
+def test_the_folder_of_the_output_is_made_or_refused(run, model, tmp_path):
+    (tmp_path / "r.txt").write_text("good\n")
+    out = tmp_path / "new" / "er" / "s.csv"
+    assert run("buzz", "--file", tmp_path / "r.txt", "--out", out, "--model", model)[0] == 0
+    assert "positive" in out.read_text()
+    out = tmp_path / "r.txt" / "s.csv"
+    code, _, err = run("buzz", "--file", tmp_path / "r.txt", "--out", out, "--model", model)
+    assert code == 2
+    assert "r.txt is a file; name a folder to write into" in err
+
+
 def test_a_wrong_column_names_the_right_ones(run, model, tmp_path):
     (tmp_path / "r.csv").write_text("a,b\n1,2\n")
     code, _, err = run("buzz", "--file", tmp_path / "r.csv", "--column", "text", "--model", model)
@@ -154,7 +193,7 @@ def test_training_on_own_labels(run, tmp_path):
     assert code == 0, err
     assert "trained on: 160 texts (down 80, up 80)" in err
     names = {path.name for path in out.iterdir()}
-    assert names == {"model.safetensors", "model.md", "confusion.png", "calibration.png"}
+    assert names == {"model.safetensors", "model.md", "confusion.png", "calibration.png", "run.json"}
     assert "| down | 10 |" in (out / "model.md").read_text()
     code, told, _ = run("eval", "buzz", data, *common, "--model", out / "model.safetensors", "--json")
     assert code == 0

@@ -105,11 +105,33 @@ def test_evaluation(model):
     assert "beyond" in out
 
 
-@pytest.mark.parametrize("lengths", ["x", "0", "3-", "5-2", "-"])
-def test_bad_lengths_are_refused(model, lengths):
+@pytest.mark.parametrize(
+    ("lengths", "complaint"),
+    [
+        ("x", "expected numbers and ranges such as 1-40,48"),
+        ("3-", "expected numbers and ranges such as 1-40,48"),
+        ("-", "expected numbers and ranges such as 1-40,48"),
+        (",", "expected numbers and ranges such as 1-40,48"),
+        ("0", "every length must be at least 1"),
+        ("5-2", "5-2 ends before it begins: expected 2-5"),
+        ("3,5-2", "5-2 ends before it begins: expected 2-5"),
+    ],
+)
+def test_bad_lengths_are_refused(model, lengths, complaint):
     code, _, message = call("eval", "sort", "--model", model, "--lists", 5, "--lengths", lengths)
     assert code == 2
-    assert "lengths is" in message
+    assert message == f"eval sort: lengths is {lengths!r}; {complaint}"
+
+
+def test_lists_are_rounded_up_to_as_many_of_every_length_and_it_is_said(model):
+    code, out, message = call("eval", "sort", "--model", model, "--lists", 7, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert message == "eval sort: 10 lists of every law, 2 of every one of 5 lengths, instead of 7\n"
+    assert report["laws"]["uniform"]["lists"] == 10
+    assert report["lists_of_a_length"] == 2
+    assert "rounded up" in " ".join(call("eval", "sort", "--help")[1].replace("│", " ").split())
+    assert call("eval", "sort", "--model", model, "--lists", 5, "--json")[2] == ""
 
 
 @pytest.fixture
@@ -136,6 +158,7 @@ def test_training_leaves_model_card_curve_and_records(tmp_path, tiny_recipe):
         "model.md",
         "curve.png",
         "curve.jsonl",
+        "run.json",
     }
     assert [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()] == records
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -103,7 +103,10 @@ def altered(path: Path, metadata: dict[str, str] | None) -> None:
 
 WRONG = {
     "missing": (lambda p: None, "there is no file"),
-    "text": (lambda p: p.write_text("weights"), "is no safetensors file, or not all of one"),
+    "text": (
+        lambda p: p.write_text("weights"),
+        "is no safetensors file, or not all of one: it is text that begins with 'weights'",
+    ),
     "cut": (
         lambda p: p.write_bytes(SHIPPED.read_bytes()[:-1000]),
         "is no safetensors file, or not all of one",
@@ -137,12 +140,24 @@ def test_wrong_files_are_named_and_nothing_is_written(fault: str, tmp_path: Path
     ("arguments", "words"),
     [
         ((SHIPPED, "--to", "onnx", "--out", "x.c"), "expected a name that ends in .onnx"),
-        ((SHIPPED, "--to", "c", "--out", "none/x.c"), "there is no folder none"),
+        ((SHIPPED, "--to", "c", "--out", f"{__file__}/x.c"), "is a file; name a folder to write into"),
         ((SHIPPED, "--to", "onnx", "--out", "x.onnx", "--weights", "int8"), "which only --to c can write"),
     ],
 )
 def test_wrong_names_are_refused(arguments, words: str) -> None:
     assert words in str(invoke(*arguments).exception)
+
+
+@pytest.mark.parametrize("ending", ["c", "onnx"])
+def test_the_folder_is_made(ending: str, tmp_path: Path) -> None:
+    if ending == "onnx":
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    file, out = tmp_path / "odd.safetensors", tmp_path / "new" / "er" / f"odd.{ending}"
+    machine = DFA.table("1", {0: [1], 1: [0]}, accepting=[1])
+    save_model(compile(machine, cell="gru", dtype=torch.float32), file)
+    done = invoke(file, "--to", ending, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert out.is_file()
 
 
 def test_unknown_options_are_refused() -> None:

@@ -80,11 +80,18 @@ def test_files_that_are_no_sorters_are_refused(tmp_path):
 
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(1)}, other)
-    with pytest.raises(InputError, match="not a sorter"):
+    with pytest.raises(InputError, match=r"not a sorter's model file .*: its metadata holds nothing"):
         load_sorter(other)
-    other.write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="cannot read"):
-        load_sorter(other)
+    for content, found in (
+        (b"# Read me\nfirst", "it is text that begins with '# Read me'$"),
+        (b"", "it is empty$"),
+        (bytes(range(200, 240)), r"no safetensors file, or not all of one \(.*header"),
+    ):
+        other.write_bytes(content)
+        with pytest.raises(InputError, match=f"^sort: {other} is not a sorter's model file: {found}"):
+            load_sorter(other)
+    with pytest.raises(InputError, match=r"cannot read .*: it is a folder"):
+        load_sorter(tmp_path)
     with pytest.raises(InputError, match="cannot read"):
         load_sorter(tmp_path / "missing")
 

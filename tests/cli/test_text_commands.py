@@ -60,6 +60,7 @@ def test_training_leaves_model_card_and_curve_and_says_how_the_text_was_cut(fold
         "model.md",
         "curve.png",
         "curve.jsonl",
+        "run.json",
     }
     told = (folder / "told").read_text()
     assert "2,052 characters for training, the last 228 for validation" in told
@@ -70,6 +71,7 @@ def test_training_leaves_model_card_and_curve_and_says_how_the_text_was_cut(fold
     card = (run / "model.md").read_text()
     assert "nextstate train text a b --cell GRU" in card
     assert "nats a character" in card
+    assert "\n- decay: 0.4\n" in card, "the rule's for so short a text"
 
 
 def test_text_is_written_and_crlf_kept(model):
@@ -230,6 +232,7 @@ def test_a_folder_that_runs_write_into_is_read_without_what_they_wrote(tmp_path)
         "curve.jsonl",
         "curve.png",
         "model.md",
+        "run.json",
     ]  # those of another run
     assert [path.name for path in _sources([tmp_path / "model.md"], tmp_path)] == ["model.md"]
     (tmp_path / "run" / "corpus").mkdir()
@@ -243,7 +246,7 @@ def test_a_note_of_another_kind_of_run_is_refused(tmp_path, note):
     (tmp_path / "run.json").write_text(note)
     code, _, told = call("train", "text", "-", "--out", tmp_path, "--steps", 2, *SMALL, text=LINE * 30)
     assert code == 2
-    assert "unfinished run of another text or settings" in told
+    assert "unfinished run with other settings or data" in told
     assert (tmp_path / "run.json").read_text() == note
 
 

@@ -136,6 +136,7 @@ def test_measuring_moves_no_random_generator_and_no_flag() -> None:
         ("ProjectedLSTM", ["f", "g", "i", "o"], {"f": 1}),
         ("CoupledLSTM", ["g", "i", "o"], {"i": -1}),
         ("LayerNormLSTM", ["f", "g", "i", "o"], {"f": 1}),
+        ("MogrifierLSTM", ["f", "g", "i", "o", *(f"sigmoid{k}" for k in range(1, 6))], {"f": 1}),
         ("two lambdas", ["tanh1"], {}),
     ],
 )

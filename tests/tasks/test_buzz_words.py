@@ -74,3 +74,11 @@ def test_the_vocabulary_holds_the_frequent_words_in_a_fixed_order():
 def test_normalising_twice_changes_nothing():
     for word in ("GREAT", "soooo", "“", "N’T", "<BR />"):
         assert normalise(normalise(word)) == normalise(word)
+
+
+def test_a_user_named_often_is_a_word():
+    texts = ["@Company is late", "@company again"] * 10 + ["@someone was there"] * 19
+    words = build_words(texts, size=100)
+    assert words.ids("@COMPANY") == words.ids("@company") != [USER]
+    assert words.ids("@someone") == words.ids("@nobody") == [USER]
+    assert "@someone" not in words.words

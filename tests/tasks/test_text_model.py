@@ -23,7 +23,7 @@ from nextstate.recipes import text as recipe_module
 from nextstate.recipes import text_measure as measure_module
 from nextstate.recipes.text import Dropout, Recipe, mean_nats, no_better, prepare, text_loss, text_network
 from nextstate.recipes.text_model import CELLS, Shape, TextModel, load_text_model
-from nextstate.recipes.text_plan import bf16_for, dropout_for, planned, sized
+from nextstate.recipes.text_plan import bf16_for, decay_for, dropout_for, planned, sized
 from nextstate.recipes.text_report import draw_curve, draw_surprise, measured_part, text_card
 from nextstate.states import leaves
 from nextstate.tasks.text import BPE, Bytes, Characters, TextStreams, prepare_corpus
@@ -355,9 +355,10 @@ def test_a_plan_fits_the_time_and_says_how_much_to_drop(corpus):
     assert planned(dropped, corpus, 1.0, dropout=False).dropout == dropped.dropout
     found = planned(dropped, corpus, 1.0).dropout
     assert (found.weights, found.state) == (0.2, found.output / 2)
-    rates = [dropout_for(passes).output for passes in (0.1, 2, 10, 40, 10_000)]
+    rates = [dropout_for(passes).output for passes in (0.1, 8, 11, 12, 40, 10_000)]
     assert rates == sorted(rates)
-    assert rates[0] == 0
+    assert rates[:3] == [0, 0, 0]
+    assert rates[3] > 0.05
     assert rates[-1] == 0.5
     plans = [sized(minutes, 10**6) for minutes in (1, 5, 20, 60)]
     assert [plan.shape.hidden for plan in plans] == sorted({plan.shape.hidden for plan in plans})
@@ -367,6 +368,24 @@ def test_a_plan_fits_the_time_and_says_how_much_to_drop(corpus):
             sized(minutes, 100)
     with pytest.raises(InputError, match="precision is 'int8'"):
         bf16_for("int8")
+
+
+def test_decay_forgets_in_passes_whatever_the_rate_and_the_rows():
+    """So many passes lie in the time over which AdamW averages: 1 / (rate x decay) steps."""
+
+    def passes(recipe, tokens, processes=1):
+        steps = 1 / (recipe.rate * decay_for(recipe, tokens, processes))
+        return processes * steps * recipe.rows * recipe.length / tokens
+
+    twenty = sized(20, 10**6)
+    for recipe in (twenty, sized(60, 10**6), replace(twenty, rate=2e-3), replace(twenty, rows=32, rate=6e-3)):
+        assert passes(recipe, 2 * 10**6) == pytest.approx(3)
+        assert passes(recipe, 2 * 10**6, processes=2) == pytest.approx(3)
+    assert decay_for(twenty, 1000) == 0.4
+    assert decay_for(twenty, 10**9) == 0.01
+    for rate in (0.0, -1.0, float("nan")):
+        with pytest.raises(InputError, match=f"rate is {rate}"):
+            decay_for(replace(twenty, rate=rate), 10**6)
 
 
 def test_the_card_counts_what_all_processes_read(corpus):

@@ -22,6 +22,7 @@ DOCUMENTED = re.search(
     (Path(__file__).parents[2] / "docs" / "service.md").read_text(),
     re.MULTILINE,
 )
+STARTED = "GLOBAL_RANK: 0,"
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "and", "river", "runs", "by"]
 
 
@@ -64,13 +65,15 @@ def killed_on_the_way(folder, rank, *arguments):
                 time.sleep(0.01)
             assert running.poll() is None, f"it ended before it could be killed: {log.read_text()[-3000:]}"
             os.kill(children(running.pid)[rank], signal.SIGKILL)
+            while running.poll() is None and log.read_text().count(STARTED) < 2:
+                time.sleep(0.01)  # the other one may tell a step more before it ends
             before = steps(told)
             assert running.wait(250) == 0, log.read_text()[-3000:]
         finally:
             if running.poll() is None:
                 running.terminate()
                 running.wait(60)
-    starts = log.read_text().count("GLOBAL_RANK: 0,")
+    starts = log.read_text().count(STARTED)
     assert starts == 2, f"the processes were started {starts} times"
     return int(whole[-1].name.split("-")[1]), before, steps(told)[len(before) :]
 
@@ -95,6 +98,7 @@ def test_a_model_of_text(tmp_path):
         "model.md",
         "curve.jsonl",
         "curve.png",
+        "run.json",
     }
     assert steps(out / "curve.jsonl") == sorted({*range(8, 81, 8), *range(20, 81, 20)})
     assert b"".join(load_text_model(out / "model.safetensors").generate("the ", length=5))
@@ -119,6 +123,7 @@ def test_a_model_of_sentiment(tmp_path):
         "model.md",
         "confusion.png",
         "calibration.png",
+        "run.json",
     }
     good, bad = Buzzometer.load(tmp_path / "out" / "model.safetensors").score(["a good fox", "an awful fox"])
     assert (good.label, bad.label) == ("positive", "negative")

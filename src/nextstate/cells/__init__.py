@@ -12,6 +12,7 @@ from nextstate.cells.layer_norm_gru import LayerNormGRU
 from nextstate.cells.layer_norm_lstm import LayerNormLSTM
 from nextstate.cells.lstm import LSTM, LSTMState
 from nextstate.cells.min_gru import MinGRU
+from nextstate.cells.mogrifier_lstm import MogrifierLSTM
 from nextstate.cells.peephole_lstm import PeepholeLSTM
 from nextstate.cells.projected_lstm import ProjectedLSTM
 from nextstate.cells.reset_before_gru import ResetBeforeGRU
@@ -27,6 +28,7 @@ __all__ = [
     "LayerNormGRU",
     "LayerNormLSTM",
     "MinGRU",
+    "MogrifierLSTM",
     "PeepholeLSTM",
     "ProjectedLSTM",
     "ResetBeforeGRU",

@@ -159,6 +159,9 @@ def _score_table(
     from nextstate.tasks.buzz.scored import output_names, writer_to, writing
     from nextstate.tasks.buzz.tables import arriving, format_of, read_table
 
+    if out is not None:
+        _check_other(file, out)
+        folder_of("buzz", out.parent)
     if str(file) == "-" and sys.stdin.isatty():
         print("buzz: reading texts, a line each; end with Ctrl-D", file=sys.stderr)
     kind = format_of(file, format)
@@ -200,6 +203,8 @@ def _score_many(
 
     out = Path("scored") if out is None else out
     pairs = pairs_of(pattern, out)
+    for source, target in pairs:
+        _check_other(source, target)
     folder_of("buzz", out)
     on_ray = engine is Engine.ray
     scored = score_on_ray(pairs, model, column, workers) if on_ray else score_here(pairs, model, column)
@@ -219,6 +224,12 @@ def _score_many(
     print(f"wrote {len(pairs) - len(refused)} files to {out}", file=sys.stderr)
     if refused:
         refuse("buzz", f"{len(refused)} of {len(pairs)} files are not scored; {refused[0].problem}")
+
+
+def _check_other(source: Path, target: Path) -> None:
+    """Raises InputError if what is written would take the place of what is read, by whatever name."""
+    if source.exists() and target.exists() and source.samefile(target):
+        refuse("buzz", f"--out is {target}, the same file as the input {source}; name another one")
 
 
 def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,8 @@ from nextstate.recipes.sorter import SHIPPED, load_sorter
 def eval_sort(
     model: Annotated[Path, typer.Option(help="A sorter's safetensors file.")] = SHIPPED,
     lists: Annotated[
-        int, typer.Option(min=1, help="Lists of every law, spread evenly over the lengths.")
+        int,
+        typer.Option(min=1, help="Lists of every law, as many of every length: rounded up to a multiple."),
     ] = 10000,
     lengths: Annotated[
         str, typer.Option(help="Lengths, such as 32 or 1-40 or 1,2,8; default: all trained.")
@@ -32,6 +34,9 @@ def eval_sort(
     asked = _lengths(lengths) or list(trained)
     beyond = [sorter.range.longest * factor // 5 for factor in (6, 8, 12, 16)]
     each = -(-lists // len(asked))
+    if each * len(asked) != lists:
+        told = f"{each * len(asked)} lists of every law, {each} of every one of {len(asked)} lengths"
+        print(f"eval sort: {told}, instead of {lists}", file=sys.stderr)
     entries = list(evaluate(sorter, largest=sorter.range.largest, lengths=asked, lists=each, seed=seed))
     uniform = {"uniform": LAWS["uniform"]}
     further = evaluate(
@@ -43,6 +48,7 @@ def eval_sort(
         "largest": sorter.range.largest,
         "trained_lengths": [sorter.range.shortest, sorter.range.longest],
         "seed": seed,
+        "lists_of_a_length": each,
         "laws": laws,
         "lengths": {n: score.shares() | {"lists": score.lists} for n, score in by_length(entries).items()},
         "lists_right": {
@@ -58,14 +64,19 @@ def eval_sort(
 
 def _lengths(text: str) -> list[int]:
     found: list[int] = []
-    try:
-        for part in filter(None, text.split(",")):
-            first, dash, last = part.partition("-")
-            found += range(int(first), int(last if dash else first) + 1)
-    except ValueError:
+    for part in filter(None, text.split(",")):
+        first, dash, last = part.partition("-")
+        try:
+            low, high = int(first), int(last if dash else first)
+        except ValueError:
+            refuse("eval sort", f"lengths is {text!r}; expected numbers and ranges such as 1-40,48")
+        if low < 1:
+            refuse("eval sort", f"lengths is {text!r}; every length must be at least 1")
+        if high < low:
+            refuse("eval sort", f"lengths is {text!r}; {part} ends before it begins: expected {high}-{low}")
+        found += range(low, high + 1)
+    if text and not found:
         refuse("eval sort", f"lengths is {text!r}; expected numbers and ranges such as 1-40,48")
-    if any(length < 1 for length in found) or (text and not found):
-        refuse("eval sort", f"lengths is {text!r}; every length must be at least 1")
     return found
 
 

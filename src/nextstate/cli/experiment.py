@@ -28,13 +28,16 @@ def experiment(
         Path | None, typer.Option(help="Folder for figures and pictures; runs/experiment-NAME unless said.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and training data.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps instead of the experiment's.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps instead of the experiment's; exit code 0 then, whatever comes out."),
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Train networks on a task of memory, with the baseline, and draw what became of them.
 
     An experiment that was interrupted goes on where it stood. Exit code 1 if a network did not do what is
-    claimed of it (docs/dynamics.md has the claims).
+    claimed of it (docs/dynamics.md has the claims); with --steps never: nothing is claimed then.
     """
     folder = Path("runs") / f"experiment-{name}" if out is None else out
     if name == "gradient-descent":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextstate.checks import refuse
+from nextstate.writing import folder_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +33,9 @@ class Weights(StrEnum):
 def export(
     model: Annotated[Path, typer.Argument(help="A model's safetensors file.")],
     to: Annotated[Target, typer.Option(help="onnx: one file; c: NAME.c and NAME.h.")],
-    out: Annotated[Path, typer.Option(help="The file to write: NAME.onnx or NAME.c.")],
+    out: Annotated[
+        Path, typer.Option(help="The file to write: NAME.onnx or NAME.c; its folder is made if missing.")
+    ],
     weights: Annotated[
         Weights, typer.Option(help="With --to c: one byte a weight, or four.")
     ] = Weights.float32,
@@ -50,6 +53,7 @@ def export(
         refuse("export", f"--out is {out}; expected a name that ends in .{to.value}")
     if to is Target.onnx and weights is not Weights.float32:
         refuse("export", f"--weights is {weights.value}, which only --to c can write")
+    folder_of("export", out.parent)
     reports = [_onnx(network, out)] if to is Target.onnx else _c(network, out, weights.value)
     if json_output:
         print(json.dumps(reports[0] if len(reports) == 1 else {"files": reports}))

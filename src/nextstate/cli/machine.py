@@ -10,10 +10,11 @@ import typer
 
 from nextstate.checks import InputError, refuse
 from nextstate.cli.machine_tasks import tasks
+from nextstate.cli.stopping import trains
 from nextstate.writing import folder_of
 
 machine = typer.Typer(help="Automata and Turing machines as networks.", no_args_is_help=True)
-machine.command("tasks")(tasks)
+machine.command("tasks")(trains(tasks))
 
 File = Annotated[str, typer.Argument(help="A machine's file (text or JSON), or a name such as tomita4.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextstate.checks import refuse
+from nextstate.cli import run_note
 from nextstate.writing import folder_of, write_text
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
     from lightning_fabric import Fabric
 
     from nextstate.training import Record
+
+WORK = {"checkpoints": run_note.CHECKPOINTS, "checkpoints-reading": run_note.CHECKPOINTS}
 
 
 def train_buzz(
@@ -49,7 +52,7 @@ def train_buzz(
 
     The texts are split by label into those trained on, those held back for the temperature, and those that
     the figures are measured on; equal texts stay together. A run that was interrupted goes on when the same
-    command is given again.
+    command is given again; one that has finished is left as it is.
     """
     import numpy as np
     import torch
@@ -60,12 +63,11 @@ def train_buzz(
     from nextstate.recipes.buzz_report import draw_calibration, draw_confusion, model_card
     from nextstate.tasks.buzz.examples import split
     from nextstate.tasks.buzz.words import build_words
-    from nextstate.training import Checkpoints, here, of_first
+    from nextstate.training import Checkpoints, check_minutes, here, of_first
 
     if start not in ("shipped", "scratch"):
         refuse("train buzz", f"start is {start!r}; expected 'shipped' or 'scratch'")
-    if minutes is not None and not minutes > 0:
-        refuse("train buzz", f"minutes is {minutes}; it must be positive")
+    check_minutes("train buzz", minutes)
     # The cores are for the engine: what torch does between its runs is too small to share.
     set_threads(torch.get_num_threads())
     torch.set_num_threads(1)
@@ -96,14 +98,20 @@ def train_buzz(
     settings = {
         "data": str(data),
         "rows": len(texts),
+        "digest": digest([*texts, *given, *more]),
         "labels": labels,
         "seed": seed,
         "minutes": minutes,
         "start": start,
         "unlabelled": None if unlabelled is None else str(unlabelled),
         "recipe": asdict(recipe),
+        "shares": [held_back, test],
+        "vocabulary": vocabulary,
     }
-    earlier = of_first(fabric, lambda: _same_run(out, settings))
+    note = of_first(fabric, lambda: _begun(out, settings))
+    if note["finished"]:
+        return
+    earlier = note.get("steps")
     if more:
         from nextstate.recipes.buzz_pretrain import prepare_reading
 
@@ -127,10 +135,7 @@ def train_buzz(
     if minutes is not None and earlier is None:
         planned = planned_steps(run, minutes)  # by every process: what it tries they do together
         run.plan = type(run.plan)(of_first(fabric, lambda: planned))
-    of_first(
-        fabric,
-        lambda: write_text(out / "run.json", json.dumps(settings | {"steps": run.plan.total}, indent=1)),
-    )
+    of_first(fabric, lambda: run_note.write(out, settings, steps=run.plan.total))
     _follow(run.records(), fabric, json_output)
     if not fabric.is_global_zero:  # the first process writes and tells
         return
@@ -158,9 +163,8 @@ def train_buzz(
         command=f"nextstate train buzz {data.name} --label-column {label_column} --seed {seed}",
     )
     write_text(out / "model.md", card)
-    for name in ("checkpoints", "checkpoints-reading"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    (out / "run.json").unlink()
+    run_note.write(out, settings, finished=True)
+    run_note.remove_work(out, WORK)
     print(f"wrote model.safetensors, model.md and pictures to {out}", file=sys.stderr)
 
 
@@ -192,6 +196,15 @@ def read_texts(path: Path) -> list[str]:
     return [row.text for row in read_table(path).rows if row.text]
 
 
+def digest(texts: list[str]) -> str:
+    """SHA-256 of texts in order, each with its length before it."""
+    sha = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        sha.update(b"%d " % len(encoded) + encoded)
+    return sha.hexdigest()
+
+
 def ordered_labels(given: list[str]) -> tuple[str, ...]:
     """The labels in order: negative, neutral, positive where they are those, else by name.
 
@@ -210,18 +223,17 @@ def _show_split(parts: list[list[int]], numbers: list[int], labels: tuple[str, .
         print(f"{name}: {len(part)} texts ({listed})", file=sys.stderr)
 
 
-def _same_run(out: Path, settings: dict[str, Any]) -> int | None:
-    """The steps of the unfinished run in `out` if it is this one; None if there is none."""
-    file = out / "run.json"
-    if not file.exists():
-        for name in ("checkpoints", "checkpoints-reading"):
-            shutil.rmtree(out / name, ignore_errors=True)
-        return None
-    found = json.loads(file.read_text())
-    steps = found.pop("steps", None)
-    if found != json.loads(json.dumps(settings)):
-        refuse("train buzz", f"{out} holds an unfinished run with other settings; name another --out")
-    return None if steps is None else int(steps)
+def _begun(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The note of the run in `out`; if there is none, one begins."""
+    run_note.check_work("train buzz", out, WORK)
+    note = run_note.found("train buzz", out, settings)
+    if note is None:
+        run_note.remove_work(out, WORK)
+        run_note.write(out, settings)
+        return {"finished": False}
+    if note["finished"]:
+        run_note.tell_finished("train buzz", out)
+    return note
 
 
 def _follow(records: Iterator[Record], fabric: Fabric, json_output: bool) -> None:

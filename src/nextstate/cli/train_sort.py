@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +14,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextstate.checks import refuse
+from nextstate.cli import run_note
 from nextstate.writing import folder_of, write_text
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
     from nextstate.recipes.sort import Recipe
     from nextstate.recipes.sorter import TrainedSorter
     from nextstate.training import Record
+
+
+WORK = {"checkpoints": run_note.CHECKPOINTS}
 
 
 class RecipeName(StrEnum):
@@ -45,7 +47,8 @@ def train_sort(
     precision: Annotated[str, typer.Option(help="32-true or bf16-mixed.")] = "32-true",
     json_output: Annotated[bool, typer.Option("--json", help="A JSON object a record on stdout.")] = False,
 ) -> None:
-    """Train a network to sort. A run that was interrupted is taken up again where its checkpoint stands.
+    """Train a network to sort. A run that was interrupted is taken up again where its checkpoint stands,
+    one that has finished is left as it is.
 
     Several processes: torchrun --nproc-per-node 2 -m nextstate train sort
     """
@@ -57,7 +60,7 @@ def train_sort(
     from nextstate.recipes.report import draw_curve, model_card
     from nextstate.recipes.sort import RECIPES, prepare
     from nextstate.tasks.sort import evaluate
-    from nextstate.training import here, of_first
+    from nextstate.training import check_minutes, here, of_first
 
     # The cores are for the engine: what torch does between its runs is too small to share.
     set_threads(torch.get_num_threads())
@@ -65,8 +68,7 @@ def train_sort(
     chosen = RECIPES[recipe.value]
     if steps is not None:
         chosen = replace(chosen, steps=steps)
-    if minutes is not None and not 0 < minutes < math.inf:
-        refuse("train sort", f"minutes is {minutes}; it must be a positive number")
+    check_minutes("train sort", minutes)
     if device not in ("cpu", "cuda", "auto"):
         refuse("train sort", f"device is {device!r}; expected cpu, cuda or auto")
     if device == "cuda" and not torch.cuda.is_available():
@@ -74,9 +76,10 @@ def train_sort(
     if precision not in ("32-true", "bf16-mixed"):
         refuse("train sort", f"precision is {precision!r}; expected 32-true or bf16-mixed")
     folder_of("train sort", out)
-    plan = {"recipe": asdict(chosen), "seed": seed, "minutes": minutes, "precision": precision}
+    settings = {"recipe": asdict(chosen), "seed": seed, "minutes": minutes, "precision": precision}
     fabric = here(device, precision)
-    of_first(fabric, lambda: _same_run(out, plan))
+    if of_first(fabric, lambda: _has_finished(out, settings)):
+        return
     run = prepare(
         chosen,
         seed=seed,
@@ -106,8 +109,8 @@ def train_sort(
     write_text(out / "model.md", card)
     write_text(out / "curve.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in history))
     draw_curve(history, out / "curve.png")
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    (out / "run.json").unlink()
+    run_note.write(out, settings, finished=True)
+    run_note.remove_work(out, WORK)
     if not json_output:
         _show_examples(sorter)
     print(f"wrote {out}/model.safetensors, model.md, curve.png, curve.jsonl", file=sys.stderr)
@@ -127,16 +130,18 @@ def _show_examples(sorter: TrainedSorter) -> None:
         print(" ".join(map(str, numbers)), "->", " ".join(map(str, answer)), f"({verdict})")
 
 
-def _same_run(out: Path, plan: dict) -> None:
-    """Begin a run in `out`, or make sure that the one found there is this one."""
-    described = json.dumps(plan, indent=1)
-    if (out / "run.json").exists():
-        if (out / "run.json").read_text() != described:
-            refuse("train sort", f"{out} holds an unfinished run with other settings; name another --out")
-        return
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    (out / "curve.jsonl").unlink(missing_ok=True)
-    write_text(out / "run.json", described)
+def _has_finished(out: Path, settings: dict) -> bool:
+    """Whether the run in `out` has ended; if there is none, one begins."""
+    run_note.check_work("train sort", out, WORK)
+    note = run_note.found("train sort", out, settings)
+    if note is None:
+        run_note.remove_work(out, WORK)
+        (out / "curve.jsonl").unlink(missing_ok=True)
+        run_note.write(out, settings)
+    elif note["finished"]:
+        run_note.tell_finished("train sort", out)
+        return True
+    return False
 
 
 def _earlier_records(path: Path) -> list[Record]:

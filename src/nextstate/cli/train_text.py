@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextstate.checks import refuse
+from nextstate.checks import InputError, refuse
+from nextstate.cli import run_note
 from nextstate.writing import folder_of, write_text
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
@@ -35,11 +35,11 @@ FINISH = 2.5
 """Seconds, about, for the last measurement of a small text and the files."""
 
 RESULTS = ("model.safetensors", "model.md", "curve.png", "curve.jsonl", "run.json")
-"""Files that a run writes into its folder; the last one is there until it has ended."""
+"""Files that a run writes into its folder."""
 
 WORK = {
     "corpus": ("about.json", "text", "training", "validation", ".writing-*"),
-    "checkpoints": ("step-*", "best.safetensors", ".best.safetensors", ".writing-*"),
+    "checkpoints": (*run_note.CHECKPOINTS, "best.safetensors", ".best.safetensors"),
 }
 """Folders in that of a run, removed when it has ended, and what they hold."""
 
@@ -78,7 +78,8 @@ def train_text(
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, or auto.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="A JSON object a record on stdout.")] = False,
 ) -> None:
-    """Train a model of a text. A run that was interrupted is taken up again where its checkpoint stands."""
+    """Train a model of a text. A run that was interrupted is taken up again where its checkpoint stands,
+    one that has finished is left as it is."""
     began = time.perf_counter() - STARTED
     import torch
 
@@ -87,16 +88,17 @@ def train_text(
     from nextstate.recipes.text_plan import bf16_for
     from nextstate.recipes.text_report import draw_curve, measured_part, text_card
     from nextstate.tasks.text import prepare_corpus, read_pieces
-    from nextstate.training import NonFiniteGradient, here, of_first
+    from nextstate.training import NonFiniteGradient, check_minutes, here, of_first
 
     # The cores are for the engine: what torch does between its runs is too small to share.
     set_threads(torch.get_num_threads())
     torch.set_num_threads(1)
     if minutes is not None and steps is not None:
         refuse("train text", f"minutes is {minutes} and steps is {steps}; give one of them")
-    _check_work(folder_of("train text", out))
+    check_minutes("train text", minutes)
+    run_note.check_work("train text", folder_of("train text", out), WORK)
     sources = _sources(files, out)
-    fabric = here()
+    fabric, fresh = here(), not (out / "corpus").exists()
     corpus = of_first(
         fabric,
         lambda: prepare_corpus(
@@ -123,10 +125,17 @@ def train_text(
         "validation": validation,
         **({} if weight_dropout is None else {"weight_dropout": weight_dropout}),
     }
-    recipe = of_first(
-        fabric,
-        lambda: _same_run(out, wishes, lambda: _recipe(wishes, corpus, bf16, began, fabric.world_size)),
-    )
+    try:
+        recipe = of_first(
+            fabric,
+            lambda: _begun(out, wishes, lambda: _recipe(wishes, corpus, bf16, began, fabric.world_size)),
+        )
+    except InputError:
+        if fresh:  # no run is there that would go on with it
+            shutil.rmtree(out / "corpus")
+        raise
+    if recipe is None:  # it has finished
+        return
     run = prepare(recipe, corpus, seed=seed, checkpoints=out / "checkpoints", fabric=fabric, bf16=bf16)
     if not fabric.is_global_zero:  # the first process writes and tells
         list(run.records())
@@ -164,9 +173,8 @@ def train_text(
     write_text(out / "model.md", card)
     _write_curve(out / "curve.jsonl", history)
     draw_curve(history, ratio, out / "curve.png")
-    (out / "run.json").unlink()
-    for folder in WORK:
-        shutil.rmtree(out / folder, ignore_errors=True)
+    run_note.write(out, wishes, finished=True)
+    run_note.remove_work(out, WORK)
     print(
         f"validation, {measured_part(measured, corpus)}: {nats:.4f} nats a character, "
         f"{nats / math.log(2):.4f} bits; {time.perf_counter() - began:.0f} s in all\n"
@@ -178,7 +186,7 @@ def train_text(
 def _recipe(wishes: dict[str, Any], corpus: Corpus, bf16: bool, began: float, processes: int) -> Recipe:
     """The recipe by the rule for this text and time, changed by what was asked for, its steps planned."""
     from nextstate.recipes.text import Dropout
-    from nextstate.recipes.text_plan import dropout_for, planned, sized
+    from nextstate.recipes.text_plan import decay_for, dropout_for, planned, sized
 
     minutes = MINUTES if wishes["minutes"] is None else wishes["minutes"]
     recipe = sized(minutes, corpus.training.tokens)
@@ -187,6 +195,7 @@ def _recipe(wishes: dict[str, Any], corpus: Corpus, bf16: bool, began: float, pr
     recipe = replace(recipe, shape=replace(recipe.shape, **shape), **changes)
     if recipe.shape.tied and wishes["shape"]["features"] is None:
         recipe = replace(recipe, shape=replace(recipe.shape, features=recipe.shape.hidden))
+    recipe = replace(recipe, decay=decay_for(recipe, corpus.training.tokens, processes))
     d = wishes["dropout"]
     if d is not None:
         recipe = replace(recipe, dropout=Dropout(features=d / 4, between=d, output=d, state=d / 2))
@@ -202,28 +211,22 @@ def _recipe(wishes: dict[str, Any], corpus: Corpus, bf16: bool, began: float, pr
     return planned(recipe, corpus, seconds, bf16=bf16, dropout=d is None, processes=processes)
 
 
-def _same_run(out: Path, wishes: dict[str, Any], make: Callable[[], Recipe]) -> Recipe:
-    """Begin a run in `out`, or make sure that the one found there is this one; the recipe either way."""
+def _begun(out: Path, wishes: dict[str, Any], make: Callable[[], Recipe]) -> Recipe | None:
+    """The recipe of the run in `out`, None if it has finished; if there is no run, one begins."""
     from nextstate.recipes.text import recipe_from_json
 
-    path = out / "run.json"
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())
-            same = found["wishes"] == json.loads(json.dumps(wishes))
-            recipe = recipe_from_json(found["recipe"])
-        except (ValueError, KeyError, TypeError):
-            same = False
-        if not same:
-            refuse(
-                "train text", f"{out} holds an unfinished run of another text or settings; name another --out"
-            )
+    note = run_note.found("train text", out, wishes)
+    if note is None:
+        recipe = make()
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        (out / "curve.jsonl").unlink(missing_ok=True)
+        run_note.write(out, wishes, recipe=asdict(recipe))
         return recipe
-    recipe = make()
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    (out / "curve.jsonl").unlink(missing_ok=True)
-    write_text(path, json.dumps({"wishes": wishes, "recipe": asdict(recipe)}, indent=1))
-    return recipe
+    if note["finished"]:
+        run_note.tell_finished("train text", out)
+        run_note.remove_work(out, WORK)
+        return None
+    return recipe_from_json(note["recipe"])
 
 
 def _announce(run: Run) -> None:
@@ -278,17 +281,6 @@ def _command(wishes: dict[str, Any], sources: list[Path], vocabulary: int) -> st
         if value is not None
     ]
     return " ".join(["nextstate train text", *names, *(["..."] if len(sources) > 4 else []), *options])
-
-
-def _check_work(out: Path) -> None:
-    """Raises InputError if a folder that the run would fill and remove holds what is no run's."""
-    for folder, names in WORK.items():
-        for entry in (out / folder).iterdir() if (out / folder).is_dir() else ():
-            if not any(fnmatch(entry.name, name) for name in names):
-                refuse(
-                    "train text",
-                    f"a run removes {out / folder}, which holds {entry.name}; name another --out",
-                )
 
 
 def _sources(files: list[Path], out: Path) -> list[Path]:

@@ -17,9 +17,10 @@ from nextstate.buzzometer import Buzzometer, Shape
 from nextstate.checks import refuse
 from nextstate.engines.registry import has_bf16
 from nextstate.networks.document_classifier import DocumentClassifier, Pieces, cut
-from nextstate.tasks.buzz.calibration import Temperature, fit_temperature
+from nextstate.tasks.buzz.calibration import Temperature, fit_share, fit_temperature
 from nextstate.tasks.buzz.examples import Batches, Examples
 from nextstate.tasks.buzz.measure import Figures, figures
+from nextstate.tasks.buzz.ngrams import NGrams, fit_ngrams
 from nextstate.tasks.buzz.vectors import word_vectors
 from nextstate.tasks.buzz.words import SPECIAL, Words
 from nextstate.training import (
@@ -68,6 +69,8 @@ class Recipe:
     table_rate: float = 1.0
     half: bool = True
     """Matrix products in bfloat16 where the processor has them."""
+    ngrams: int = 1 << 20
+    """Rows of the n-grams' weights at most, a power of two; 0 leaves them out."""
 
 
 class Batch(NamedTuple):
@@ -82,6 +85,7 @@ class Run:
     recipe: Recipe
     words: Words
     labels: tuple[str, ...]
+    ngrams: Examples
     held: Examples
     state: TrainState
     plan: Steps
@@ -101,7 +105,8 @@ class Run:
         )
 
     def buzzometer(self) -> Buzzometer:
-        """The averaged network, its temperature fitted on the texts held back."""
+        """The averaged network and the n-grams of the training texts, their share and temperature fitted on
+        the texts held back; without such texts the network alone."""
         network = self.state.model
         assert isinstance(network, DocumentClassifier)
         if self.state.average is not None:
@@ -113,8 +118,21 @@ class Run:
         if not len(self.held):
             return raw
         logits, lengths = raw.logits(self.held.ids)
-        heat = fit_temperature(logits, lengths, torch.from_numpy(self.held.labels))
-        return Buzzometer(network, self.words, replace(shape, temperature=heat))
+        labels = torch.from_numpy(self.held.labels)
+        if not recipe.ngrams:
+            heat = fit_temperature(logits, lengths, labels)
+            return Buzzometer(network, self.words, replace(shape, temperature=heat))
+        ngrams = ngrams_of(recipe, self.ngrams, len(self.labels))
+        share, heat = fit_share(logits, ngrams.logits(self.held.ids), lengths, labels)
+        return Buzzometer(network, self.words, replace(shape, temperature=heat), ngrams.scaled(share))
+
+
+def ngrams_of(recipe: Recipe, train: Examples, classes: int) -> NGrams:
+    """The n-grams of labelled texts, in no more rows than four for each that occurs."""
+    most = 4 * 3 * sum(len(ids) for ids in train.ids)
+    rows = min(recipe.ngrams, 1 << max(4, most.bit_length()))
+    weights = class_weights(train.numbers, classes, recipe.balance)
+    return fit_ngrams(train.ids, train.numbers, classes, rows=rows, weights=weights)
 
 
 def as_ids(words: Words, texts: Sequence[str], labels: Sequence[int]) -> Examples:
@@ -135,6 +153,7 @@ def prepare(
     steps: int | None = None,
     start: Buzzometer | None = None,
     vectors: Tensor | None = None,
+    ngrams: Examples | None = None,
     checkpoints: Checkpoints | None = None,
     evaluations: int = 5,
 ) -> Run:
@@ -142,7 +161,8 @@ def prepare(
 
     `held` are the texts on which progress is shown and the temperature is fitted. `start`, a model
     trained on other texts or labels, hands over its word vectors and GRU, and its read-out if there are as
-    many classes; without it the table begins as `vectors` (made of the training texts if None).
+    many classes; without it the table begins as `vectors` (made of the training texts if None). `ngrams`
+    are the texts that the n-grams are fitted on (the training texts if None).
     """
     if not len(train) or len(labels) < 2:
         refuse("train buzz", f"there are {len(train)} texts with {len(labels)} labels; expected two or more")
@@ -167,7 +187,7 @@ def prepare(
     if recipe.half and has_bf16():
         network.products = torch.bfloat16
     batches = Batches([len(ids) for ids in train.ids], recipe.batch, seed, words=recipe.words)
-    weights = class_weights(train.labels, len(labels), recipe.balance)
+    weights = class_weights(train.numbers, len(labels), recipe.balance)
     total = max(1, round(recipe.epochs * len(batches))) if steps is None else steps
 
     def draw(number: int) -> Batch:
@@ -189,6 +209,7 @@ def prepare(
         recipe,
         words,
         tuple(labels),
+        train if ngrams is None else ngrams,
         held,
         state,
         Steps(total),
@@ -214,7 +235,7 @@ def adversarial_loss(model: nn.Module, batch: Batch, carry: Carry, *, size: floa
     if not size:
         logits = network.classify(network.pool(us, pieces))
         loss = F.cross_entropy(logits, labels, weight=weights)
-        return Loss(loss, metrics={"accuracy": (logits.argmax(-1) == labels).float().mean()})
+        return Loss(loss, metrics={"accuracy": _right(logits, labels)})
     inner = [parameter for name, parameter in network.named_parameters() if name != "table"]
     place = us.detach().requires_grad_()
     logits = network.classify(network.pool(place, pieces))
@@ -229,7 +250,13 @@ def adversarial_loss(model: nn.Module, batch: Batch, carry: Carry, *, size: floa
     worst = F.cross_entropy(network.classify(network.pool(us + moved, pieces)), labels, weight=weights)
     first = (us * gradient).sum() + sum((p * g).sum() for p, g in zip(inner, others, strict=True))
     value = (worst + first + (plain.detach() - first.detach())) / 2
-    return Loss(value, metrics={"accuracy": (logits.argmax(-1) == labels).float().mean()})
+    return Loss(value, metrics={"accuracy": _right(logits, labels)})
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """The share of texts whose label, or whose most probable one, has the largest logit."""
+    numbers = labels if labels.dim() == 1 else labels.argmax(-1)
+    return (logits.argmax(-1) == numbers).float().mean()
 
 
 def class_weights(labels: np.ndarray, classes: int, balance: float) -> Tensor:

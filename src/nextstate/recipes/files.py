@@ -44,7 +44,7 @@ def kind_of(path: Path) -> str:
     except FileNotFoundError:
         refuse("load", f"there is no file {path}")
     except (OSError, SafetensorError) as error:
-        refuse("load", f"{path} is no safetensors file, or not all of one: {error}")
+        refuse("load", f"{path} is no safetensors file, or not all of one: {looks(path) or error}")
     keys = [key for key in metadata if key.startswith("nextstate-")]
     if keys:
         return keys[0]
@@ -53,3 +53,22 @@ def kind_of(path: Path) -> str:
     except (KeyError, ValueError, TypeError):
         said = ", ".join(metadata) or "nothing"
         refuse("load", f"{path} is safetensors but no model of this library: its metadata holds {said}")
+
+
+def looks(path: Path) -> str:
+    """What a file that is no safetensors file seems to be instead; "" if that cannot be told.
+
+    >>> looks(Path(__file__).parent), looks(Path("/dev/null"))
+    ('it is a folder', 'it is empty')
+    """
+    if path.is_dir():
+        return "it is a folder"
+    try:
+        with path.open("rb") as file:
+            begin = file.read(32)
+        if not begin:
+            return "it is empty"
+        text = begin.decode().splitlines()[0]
+    except (OSError, ValueError, IndexError):
+        return ""
+    return f"it is text that begins with {text!r}" if text.isprintable() else ""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nextstate.checks import InputError, refuse
 from nextstate.networks import EncoderDecoder
+from nextstate.recipes.files import looks
 from nextstate.run import engine
 from nextstate.writing import whole
 
@@ -123,14 +124,17 @@ def load_sorter(path: Path = SHIPPED) -> TrainedSorter:
             metadata = file.metadata() or {}
             if FORMAT not in metadata:
                 found = ", ".join(metadata) or "nothing"
-                refuse("sort", f"{path} is not a sorter of layout {FORMAT!r}: its metadata holds {found}")
+                refuse("sort", f"{path} is not a sorter's model file ({FORMAT}): its metadata holds {found}")
             about = json.loads(metadata[FORMAT])
             range = Range(**about["range"])
             network = sorting_network(range.largest, about["hidden_size"])
             network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except InputError:
         raise
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"sort: cannot read a sorter from {path}: {error}") from error
+    except SafetensorError as error:
+        found = looks(path) or f"no safetensors file, or not all of one ({error})"
+        refuse("sort", f"{path} is not a sorter's model file: {found}")
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"sort: cannot read a sorter from {path}: {looks(path) or error}") from error
     network.eval()
     return TrainedSorter(network, about["hidden_size"], range)

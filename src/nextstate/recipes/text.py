@@ -222,8 +222,7 @@ def prepare(
 
     Raises InputError for a rate that is not a positive number.
     """
-    if not 0 < recipe.rate < math.inf:
-        refuse("train text", f"rate is {recipe.rate}; it must be a positive number")
+    check_rate(recipe.rate)
     fabric = Fabric(accelerator="cpu", devices=1) if fabric is None else fabric
     torch.manual_seed(seed)
     network, plain = text_network(recipe, corpus.unit.size)
@@ -259,6 +258,12 @@ def prepare(
         fabric,
         bf16,
     )
+
+
+def check_rate(rate: float) -> None:
+    """Raises InputError for a learning rate that is not a positive number."""
+    if not 0 < rate < math.inf:
+        refuse("train text", f"rate is {rate}; it must be a positive number")
 
 
 def optimiser_for(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

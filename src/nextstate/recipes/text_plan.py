@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from nextstate.checks import refuse
 from nextstate.engines.registry import has_bf16
-from nextstate.recipes.text import Dropout, Recipe, seconds_a_step
+from nextstate.recipes.text import Dropout, Recipe, check_rate, seconds_a_step
 from nextstate.recipes.text_model import Shape
 from nextstate.tasks.text import Corpus
+from nextstate.training import check_minutes
 
 RESERVE = 0.08
 """Share of the time kept for measuring, samples, files, and for a machine that slows down."""
@@ -24,15 +25,14 @@ def sized(minutes: float, tokens: int) -> Recipe:
     Few rows and many steps: at equal work 16 rows end lower than 32. The rate falls as the layer gets wider,
     min(6e-3, 2.5 / units). What was compared: benchmarks/LOG.md.
 
-    Raises InputError for minutes that are not a positive, finite number.
+    Raises InputError for minutes that no run can last.
 
     >>> [sized(minutes, 1_000_000).shape.hidden for minutes in (1, 5, 60)]
     [512, 640, 1024]
     >>> sized(5, 1000).shape.hidden
     128
     """
-    if not 0 < minutes < math.inf:
-        refuse("train text", f"minutes is {minutes}; it must be positive and finite")
+    check_minutes("train text", minutes)
     hidden = 512 if minutes < 3 else 640 if minutes < 12 else 768 if minutes < 45 else 1024
     if tokens < 100_000:
         hidden = min(hidden, 256 if tokens > 20_000 else 128)
@@ -45,17 +45,41 @@ def sized(minutes: float, tokens: int) -> Recipe:
 
 
 def dropout_for(passes: float) -> Dropout:
-    """More dropout the more often the training part is read.
+    """More dropout the more often the training part is read, none below eleven passes.
 
     dropout_for : passes -> d before the read-out and between layers, d/2 in the state, d/4 on the table
 
-        d = log2(passes / 2) / 10, at least 0 and at most 0.5
+        d = log2(passes / 8) / 10, at most 0.5; 0 where that is below 0.05
 
-    >>> dropout_for(1.5) == Dropout(), round(dropout_for(16).output, 3)
-    (True, 0.3)
+    Up to eight passes `decay_for` alone ends lower, and steps without masks are a tenth faster.
+
+    >>> dropout_for(8) == Dropout(), round(dropout_for(32).output, 3)
+    (True, 0.2)
     """
-    d = min(0.5, max(0.0, 0.1 * math.log2(max(passes, 2) / 2)))
-    return Dropout(features=d / 4, between=d, output=d, state=d / 2)
+    d = min(0.5, 0.1 * math.log2(max(passes, 8) / 8))
+    return Dropout() if d < 0.05 else Dropout(features=d / 4, between=d, output=d, state=d / 2)
+
+
+def decay_for(recipe: Recipe, tokens: int, processes: int = 1) -> float:
+    """Weight decay under which the weights are an average over the last three passes.
+
+    decay_for : (recipe, tokens) -> decay
+
+        decay = processes x rows x length / (3 x rate x tokens), at least 0.01 and at most 0.4
+
+    Under AdamW a weight is a moving average of its updates, over 1 / (rate x decay) steps at the highest
+    rate. Of a text of many millions of tokens 0.01 is left.
+
+    Raises InputError for a rate that is not a positive number.
+    Source: Wang and Aitchison 2024 (arXiv 2405.13698): what to keep over sizes is this time, in passes.
+
+    >>> recipe = sized(20, 1_000_000)
+    >>> [round(decay_for(recipe, tokens), 3) for tokens in (100_000, 1_000_000, 100_000_000)]
+    [0.4, 0.157, 0.01]
+    """
+    check_rate(recipe.rate)
+    decay = processes * recipe.rows * recipe.length / (3 * recipe.rate * max(1, tokens))
+    return min(0.4, max(0.01, decay))
 
 
 def planned(

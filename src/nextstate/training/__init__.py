@@ -6,8 +6,9 @@ Nothing here prints, plots or knows a task; `nextstate.recipes` joins training w
 from nextstate.training.average import Average
 from nextstate.training.checkpoint import Checkpoints
 from nextstate.training.fit import Evaluation, Record, fit, no_improvement
+from nextstate.training.interrupt import Interrupted, stoppable
 from nextstate.training.processes import here, of_first
-from nextstate.training.schedule import Seconds, Steps, warmup_cosine
+from nextstate.training.schedule import Seconds, Steps, check_minutes, warmup_cosine
 from nextstate.training.source import Chunk, Chunks, Indexed, Source
 from nextstate.training.step import Loss, NonFiniteGradient, TrainState, carried, skip, stop, train_step
 from nextstate.training.watch import GradientWarning, GradientWatch, Measurement
@@ -21,6 +22,7 @@ __all__ = [
     "GradientWarning",
     "GradientWatch",
     "Indexed",
+    "Interrupted",
     "Loss",
     "Measurement",
     "NonFiniteGradient",
@@ -30,12 +32,14 @@ __all__ = [
     "Steps",
     "TrainState",
     "carried",
+    "check_minutes",
     "fit",
     "here",
     "no_improvement",
     "of_first",
     "skip",
     "stop",
+    "stoppable",
     "train_step",
     "warmup_cosine",
 ]

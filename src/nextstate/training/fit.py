@@ -14,6 +14,7 @@ from torch import nn
 
 from nextstate.checks import refuse
 from nextstate.training.checkpoint import Checkpoints
+from nextstate.training.interrupt import Interrupted, hearing
 from nextstate.training.processes import here, of_first
 from nextstate.training.schedule import Plan, Schedule, warmup_cosine
 from nextstate.training.step import LossFunction, StepResult, TrainState, set_up, stop, train_step
@@ -81,7 +82,7 @@ def fit(
     processes that torchrun started if it did); the model is set up by it here. With several, loss and
     metrics of a record are those of this one's batches, and the first one evaluates. `checkpoints` saves as
     it says, and a run that finds one goes on from there: under a `Steps` plan it ends with the same bits as
-    a run that nobody disturbed.
+    a run that nobody disturbed. Within `stoppable()` Ctrl-C is answered by a checkpoint and `Interrupted`.
 
     Records come every `report_every` steps, at evaluations and at the end.
 
@@ -109,33 +110,38 @@ def fit(
     clock = _Clock(state.seconds)
     means = _Means()
 
-    def progress_now() -> float:
-        progress = plan.progress(state.step, clock.seconds())
-        return of_first(fabric, lambda: progress)
-
     def enough() -> bool:
         return evaluation is not None and evaluation.enough(state.history)
 
     state.model.train()
-    progress, done = progress_now(), enough()
-    while progress < 1 and not done:
-        batch = fabric.to_device(state.source.draw(fabric.global_rank, fabric.world_size))
-        factor = schedule(progress)
-        means.add(
-            train_step(state, batch, loss, running, factor=factor, clip=clip, on_non_finite=on_non_finite)
-        )
-        progress = progress_now()
-        last = progress >= 1
-        measured = None
-        if evaluation is not None and (last or state.step % evaluation.every == 0):
-            measured = of_first(fabric, partial(_measure, state, evaluation))
-            state.history.append({"step": state.step, **measured})
-            done = enough()
-        state.seconds = clock.seconds()
-        if checkpoints is not None and (last or done or state.step % checkpoints.every == 0):
-            checkpoints.save(state, fabric)
-        if measured is not None or last or state.step % report_every == 0:
-            yield means.record(state, min(1.0, progress), measured)
+    with hearing(checkpoints is not None) as asked:
+
+        def now() -> tuple[float, bool]:
+            found = plan.progress(state.step, clock.seconds()), asked()
+            return of_first(fabric, lambda: found)
+
+        (progress, stopped), done = now(), enough()
+        while progress < 1 and not done and not stopped:
+            batch = fabric.to_device(state.source.draw(fabric.global_rank, fabric.world_size))
+            factor = schedule(progress)
+            means.add(
+                train_step(state, batch, loss, running, factor=factor, clip=clip, on_non_finite=on_non_finite)
+            )
+            progress, stopped = now()
+            last = progress >= 1
+            measured = None
+            if evaluation is not None and (last or state.step % evaluation.every == 0):
+                measured = of_first(fabric, partial(_measure, state, evaluation))
+                state.history.append({"step": state.step, **measured})
+                done = enough()
+            state.seconds = clock.seconds()
+            due = last or done or stopped or (checkpoints and state.step % checkpoints.every == 0)
+            if checkpoints is not None and due:
+                checkpoints.save(state, fabric)
+            if measured is not None or last or state.step % report_every == 0:
+                yield means.record(state, min(1.0, progress), measured)
+    if stopped or asked():
+        raise Interrupted(state.step)
 
 
 def no_improvement(figure: str, patience: int) -> Callable[[History], bool]:

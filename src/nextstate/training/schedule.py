@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from nextstate.checks import refuse
 
+LONGEST = 4 * 7 * 24 * 60
+"""Minutes that a run may be planned for at most: four weeks."""
+
 Schedule = Callable[[float], float]
 """Progress in 0..1 -> the factor by which the peak learning rate is multiplied."""
 
@@ -81,3 +84,14 @@ def warmup_cosine(warmup: float = 0.1) -> Schedule:
 def constant(progress: float) -> float:
     """The peak learning rate throughout."""
     return 1.0
+
+
+def check_minutes(operation: str, minutes: float | None) -> None:
+    """Raises InputError for minutes that no run can last; None leaves the plan to something else.
+
+    >>> check_minutes("train", 1e300)
+    Traceback (most recent call last):
+    nextstate.checks.InputError: train: minutes is 1e+300; it must be positive and at most 40320 (four weeks)
+    """
+    if minutes is not None and not 0 < minutes <= LONGEST:
+        refuse(operation, f"minutes is {minutes}; it must be positive and at most {LONGEST} (four weeks)")

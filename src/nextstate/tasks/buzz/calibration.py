@@ -61,6 +61,42 @@ def fit_temperature(logits: Tensor, lengths: Tensor, labels: Tensor) -> Temperat
     return Temperature(constant, slope)
 
 
+def fit_share(logits: Tensor, others: Tensor, lengths: Tensor, labels: Tensor) -> tuple[float, Temperature]:
+    """The share of a second model in the logits, and the temperature of both: least cross-entropy.
+
+        p = softmax((logits + share others) / T(n)),   share >= 0
+
+    Shapes and labels as in `fit_temperature`, others [N, C].
+
+    >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+    <torch...>
+    >>> one, two = torch.randn(4000, 2), torch.randn(4000, 2)
+    >>> labels = torch.distributions.Categorical(logits=one + 2 * two).sample()
+    >>> share, _ = fit_share(one, two, torch.full((4000,), 20.0), labels)
+    >>> 1.6 < share < 2.4
+    True
+    """
+    lengths = lengths.float()
+    wanted = torch.zeros(3, requires_grad=True)
+    unit = float(logits.float().std() / others.float().std().clamp(min=1e-8))
+    search = torch.optim.LBFGS([wanted], max_iter=100, line_search_fn="strong_wolfe")
+
+    def mixed() -> Tensor:
+        return logits.float() + unit * wanted[0].exp() * others.float()
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        heat = torch.exp(wanted[1] + wanted[2] * torch.log1p(lengths / 10))
+        loss = F.cross_entropy(mixed() / heat.unsqueeze(-1), labels)
+        loss = loss + 1e-3 * (wanted[0].square() + wanted[2].square())
+        loss.backward()
+        return loss
+
+    search.step(closure)
+    with torch.no_grad():
+        return unit * float(wanted[0].exp()), fit_temperature(mixed(), lengths, labels)
+
+
 class Bin(NamedTuple):
     """Answers of about the same stated probability: how many, what they said, how many were right."""
 

@@ -14,10 +14,24 @@ from nextstate.checks import refuse
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Texts as arrays of ids, and the number of the label of each."""
+    """Texts as arrays of ids, and of each the number of its label, or the probability of every label.
+
+    Shapes: labels [N] integers, or [N, C] float32.
+    """
 
     ids: Sequence[np.ndarray]
     labels: np.ndarray
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The number of each text's most probable label [N]."""
+        return self.labels if self.labels.ndim == 1 else self.labels.argmax(1)
+
+    def softened(self, classes: int) -> Examples:
+        """The same with probabilities [N, classes], 0 or 1 where there were numbers."""
+        if self.labels.ndim == 2:
+            return self
+        return Examples(self.ids, np.eye(classes, dtype=np.float32)[self.labels])
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -36,6 +36,8 @@ PADDING, CAPITALS, ADDRESS, USER, NUMBER = range(5)
 SPECIAL = ("<padding>", "<capitals>", "<address>", "<user>", "<number>")
 MARK = re.compile(r"(.)\1{2,}")
 MOST_REMEMBERED = 500_000
+KNOWN_USER = 20
+"""How often a user has to be named to count as a word: a company does, a person should not."""
 
 
 class Span(NamedTuple):
@@ -129,9 +131,9 @@ class Words:
     def _inner(self, word: str) -> tuple[int, ...]:
         if word.startswith(("http://", "https://", "www.")):
             return (ADDRESS,)
-        if word[0] == "@" and len(word) > 1:
-            return (USER,)
         plain = normalise(word)
+        if word[0] == "@" and len(word) > 1:
+            return (self._known.get(plain, USER),)
         for candidate in (plain, MARK.sub(r"\1\1", plain), MARK.sub(r"\1", plain)):
             if candidate in self._known:
                 return (self._known[candidate],)
@@ -156,7 +158,7 @@ class _Remembered(dict[str, tuple[int, ...]]):
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """How often each normalised word occurs; addresses, users and what only occurs inside them do not count.
+    """How often each normalised word occurs, but for addresses and users named less than `KNOWN_USER` times.
 
     >>> count_words(["Good, GOOD!", "@you good"]).most_common(1)
     [('good', 3)]
@@ -166,8 +168,11 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
         raw.update(PATTERN.findall(text))
     counts: Counter[str] = Counter()
     for word, count in raw.items():
-        if not word.startswith(("http://", "https://", "www.")) and not (word[0] == "@" and len(word) > 1):
+        if not word.startswith(("http://", "https://", "www.")):
             counts[normalise(word)] += count
+    rare = [word for word, count in counts.items() if word[0] == "@" and len(word) > 1 and count < KNOWN_USER]
+    for word in rare:
+        del counts[word]
     return counts
 
 

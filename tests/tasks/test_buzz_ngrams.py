@@ -1,0 +1,169 @@
+"""The linear model of runs of words: what it counts, how it is fitted, kept and explained."""
+
+import numpy as np
+import pytest
+import torch
+
+from nextstate import InputError
+from nextstate.buzzometer import Buzzometer, Shape
+from nextstate.networks.document_classifier import DocumentClassifier
+from nextstate.recipes.buzz import Recipe, ngrams_of
+from nextstate.tasks.buzz.calibration import Temperature, fit_share
+from nextstate.tasks.buzz.examples import Examples
+from nextstate.tasks.buzz.ngrams import NGrams, fit_ngrams, places
+from nextstate.tasks.buzz.words import Words
+
+ROWS = 1 << 12
+
+
+def random_ngrams(classes=3, rows=ROWS):
+    generator = torch.Generator().manual_seed(0)
+    return NGrams(torch.randn(rows, classes, generator=generator), torch.tensor([0.1, -0.2, 0.3])[:classes])
+
+
+def texts_of(count, seed, words=20):
+    """Texts whose class hangs on the order of two words: no single word says anything."""
+    random = np.random.default_rng(seed)
+    texts, labels = [], []
+    for _ in range(count):
+        label = int(random.integers(2))
+        text = random.integers(4, words, random.integers(2, 9)).tolist()
+        place = random.integers(len(text) + 1)
+        text[place:place] = [2, 3] if label else [3, 2]
+        texts.append(np.array(text))
+        labels.append(label)
+    return texts, np.array(labels)
+
+
+def test_every_distinct_run_counts_once():
+    ngrams = random_ngrams()
+    text = [5, 6, 5, 6, 7]
+    runs = {(5,), (6,), (7,), (5, 6), (6, 5), (6, 7), (5, 6, 5), (6, 5, 6), (5, 6, 7)}
+    rows = {run: places(run, ROWS)[-1] for run in runs}  # the last place of a run is the run itself
+    assert len(set(rows.values())) == len(runs)
+    wanted = ngrams.bias + sum(ngrams.weights[row] for row in rows.values())
+    assert torch.allclose(ngrams.logits([text])[0], wanted, atol=1e-5)
+    assert torch.equal(ngrams.logits([[], text, []])[[0, 2]], ngrams.bias.expand(2, 3))
+    assert ngrams.logits([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8])
+def test_shares_of_the_words_add_up_to_the_logits(length):
+    ngrams = random_ngrams()
+    text = np.random.default_rng(length).integers(0, 3, length)  # few words: runs repeat
+    shares = ngrams.shares(text)
+    assert shares.shape == (length, 3)
+    assert torch.allclose(shares.sum(0) + ngrams.bias, ngrams.logits([text])[0], atol=1e-5)
+
+
+def test_order_is_learned_that_no_word_shows():
+    texts, labels = texts_of(600, 0)
+    unseen, truth = texts_of(400, 1)
+    found = fit_ngrams(texts, labels, 2, rows=ROWS)
+    assert (found.logits(unseen).argmax(1).numpy() == truth).mean() > 0.97
+    again = fit_ngrams(texts, labels, 2, rows=ROWS)
+    assert torch.equal(found.weights, again.weights)
+    shuffled = np.random.default_rng(2).permutation(labels)
+    nonsense = fit_ngrams(texts, shuffled, 2, rows=ROWS)
+    assert (nonsense.logits(unseen).argmax(1).numpy() == truth).mean() < 0.7
+
+
+def test_the_fit_is_the_least_of_what_it_says():
+    texts, labels = texts_of(60, 3)
+    found = fit_ngrams(texts, labels, 2, rows=1 << 8, decay=2.0, steps=300)
+    matrix = torch.stack(
+        [torch.bincount(torch.from_numpy(np.unique(places(t, 256))), minlength=256) for t in texts]
+    )
+    counts = matrix.T.double() @ torch.nn.functional.one_hot(torch.from_numpy(labels), 2).double()
+    inside, outside = 1 + counts, 1 + counts.flip(1)
+    ratio = (inside / inside.sum(0)).log() - (outside / outside.sum(0)).log()
+    v = (found.weights.double() / ratio).nan_to_num(0, 0, 0).requires_grad_()
+    bias = found.bias.double().requires_grad_()
+    logits = matrix.double() @ (ratio * v) + bias
+    loss = (
+        torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="sum")
+        + v.square().sum()
+    )
+    slopes = torch.autograd.grad(loss, (v, bias))
+    assert max(float(slope.abs().max()) for slope in slopes) < 0.01
+    worse = loss.detach() + 0.01
+    with torch.no_grad():
+        moved = matrix.double() @ (ratio * v * 1.3) + bias
+        other = torch.nn.functional.cross_entropy(moved, torch.from_numpy(labels), reduction="sum")
+        assert other + (1.3 * v).square().sum() > worse
+
+
+def test_eight_bits_are_enough():
+    ngrams = random_ngrams()
+    tensors = ngrams.packed() | {"other": torch.zeros(1)}
+    found = NGrams.unpacked(tensors)
+    assert list(tensors) == ["other"]
+    assert found is not None
+    assert (found.weights - ngrams.weights).norm() / ngrams.weights.norm() < 0.01
+    assert torch.equal(found.bias, ngrams.bias)
+    assert NGrams.unpacked(tensors) is None
+
+
+def test_no_more_rows_than_the_texts_need():
+    texts, labels = texts_of(20, 0)
+    few = ngrams_of(Recipe(), Examples(texts, labels), 2)
+    occurring = 3 * sum(map(len, texts))
+    assert 4 * occurring <= len(few.weights) <= 8 * occurring
+    assert len(ngrams_of(Recipe(ngrams=64), Examples(texts, labels), 2).weights) == 64
+
+
+@pytest.mark.parametrize(("rows", "count"), [(100, 2), (1, 2), (64, 1), (64, 0)])
+def test_what_cannot_be_fitted_is_refused(rows, count):
+    with pytest.raises(InputError, match=rf"{count} texts, 2 labels, {rows} rows"):
+        fit_ngrams([[1], [2]][:count], np.array([0, 1]), 2, rows=rows)
+
+
+def test_a_model_that_knows_nothing_gets_no_share():
+    torch.manual_seed(0)
+    good, noise = torch.randn(3000, 2), torch.randn(3000, 2)
+    labels = torch.distributions.Categorical(logits=2 * good).sample()
+    lengths = torch.full((3000,), 20)
+    share, heat = fit_share(good, noise, lengths, labels)
+    assert share < 0.1
+    assert float(heat.of(torch.tensor(20.0))) == pytest.approx(0.5, abs=0.08)
+    assert fit_share(noise, good, lengths, labels)[0] > 5
+
+
+WORDS = Words(["good", "bad", "film", "not", "so"], buckets=4)
+LABELS = ("negative", "neutral", "positive")
+
+
+def buzzometer(ngrams):
+    torch.manual_seed(1)
+    network = DocumentClassifier(len(WORDS), 6, 5, 3)
+    return Buzzometer(network, WORDS, Shape(6, 5, LABELS, 4, Temperature(0.1, 0.2)), ngrams)
+
+
+def test_contributions_of_network_and_ngrams_add_up():
+    plain, both = buzzometer(None), buzzometer(random_ngrams())
+    text = "not so good film not so bad !"
+    ids = WORDS.ids(text)
+    assert torch.allclose(
+        both.logits([ids])[0], plain.logits([ids])[0] + random_ngrams().logits([ids]), atol=1e-5
+    )
+    found = both.explain(text)
+    assert found.error < 0.006
+    assert found.score == pytest.approx(both.score([text])[0].score, abs=1e-5)
+    ignored = Buzzometer(both.network, WORDS, both.shape)
+    assert abs(found.score - ignored.explain(text).score) > 0.05
+    assert both.explain("").words == []
+    assert both.score([""])[0].score == 0
+
+
+def test_ngrams_come_back_from_the_file(tmp_path):
+    both = buzzometer(random_ngrams())
+    both.save(tmp_path / "m.safetensors")
+    found = Buzzometer.load(tmp_path / "m.safetensors")
+    assert found.ngrams is not None
+    texts = ["not so good", "bad film", ""]
+    for one, other in zip(both.score(texts), found.score(texts), strict=True):
+        assert one.score == pytest.approx(other.score, abs=0.03)
+    found.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+    buzzometer(None).save(tmp_path / "plain.safetensors")
+    assert Buzzometer.load(tmp_path / "plain.safetensors").ngrams is None
