@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import subprocess
 import sys
 
 import pytest
@@ -149,6 +150,17 @@ def test_the_input_is_not_overwritten_by_whatever_name(run, model, tmp_path, mon
     assert run("buzz", "--file", source, "--out", "q.csv", "--model", model)[0] == 0
 
 
+def test_what_standard_input_reads_is_not_overwritten(model, tmp_path):
+    source = tmp_path / "p.txt"
+    source.write_text("good\n")
+    words = [sys.executable, "-m", "nextstate", "buzz", "--out", str(source), "--model", str(model)]
+    with source.open() as file:
+        done = subprocess.run(words, stdin=file, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("the same file as what standard input reads; name another one\n")
+    assert source.read_text() == "good\n"
+
+
 def test_of_many_files_none_is_overwritten(run, model, tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.csv").write_text("text\ngood\n")
@@ -228,6 +240,15 @@ def test_labels_that_cannot_be_learned_are_refused(run, tmp_path, content, compl
     code, _, err = run("train", "buzz", tmp_path / "own.csv", "--out", tmp_path / "run", "--start", "scratch")
     assert code == 2
     assert complaint in err
+
+
+@pytest.mark.parametrize("epochs", ["0", "-1", "nan", "inf", "1e9"])
+def test_epochs_that_no_run_lasts_are_refused(run, tmp_path, epochs):
+    data = table(tmp_path / "own.csv", 20)
+    code, _, err = run("train", "buzz", data, "--epochs", epochs, "--out", tmp_path / "run")
+    assert code == 2
+    assert f"--epochs is {float(epochs)}; expected more than 0" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_eval_knows_the_sign_where_there_is_no_neutral(run, model, tmp_path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -228,8 +229,15 @@ def _score_many(
 
 def _check_other(source: Path, target: Path) -> None:
     """Raises InputError if what is written would take the place of what is read, by whatever name."""
-    if source.exists() and target.exists() and source.samefile(target):
-        refuse("buzz", f"--out is {target}, the same file as the input {source}; name another one")
+    if not target.exists():
+        return
+    read = f"the input {source}" if str(source) != "-" else "what standard input reads"
+    same = source.exists() and source.samefile(target)
+    if str(source) == "-":
+        with suppress(OSError, ValueError):  # standard input may be no file at all
+            same = os.path.samestat(os.fstat(sys.stdin.fileno()), target.stat())
+    if same:
+        refuse("buzz", f"--out is {target}, the same file as {read}; name another one")
 
 
 def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

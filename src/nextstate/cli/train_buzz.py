@@ -68,6 +68,8 @@ def train_buzz(
     if start not in ("shipped", "scratch"):
         refuse("train buzz", f"start is {start!r}; expected 'shipped' or 'scratch'")
     check_minutes("train buzz", minutes)
+    if epochs is not None and not 0 < epochs < 10_000:
+        refuse("train buzz", f"--epochs is {epochs}; expected more than 0 and less than 10,000")
     # The cores are for the engine: what torch does between its runs is too small to share.
     set_threads(torch.get_num_threads())
     torch.set_num_threads(1)

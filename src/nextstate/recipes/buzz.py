@@ -132,7 +132,7 @@ def ngrams_of(recipe: Recipe, train: Examples, classes: int) -> NGrams:
     most = 4 * 3 * sum(len(ids) for ids in train.ids)
     rows = min(recipe.ngrams, 1 << max(4, most.bit_length()))
     weights = class_weights(train.numbers, classes, recipe.balance)
-    return fit_ngrams(train.ids, train.numbers, classes, rows=rows, weights=weights)
+    return fit_ngrams(train.ids, train.labels, classes, rows=rows, weights=weights)
 
 
 def as_ids(words: Words, texts: Sequence[str], labels: Sequence[int]) -> Examples:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from nextstate.checks import InputError
 
 NAMES = ("negative", "neutral", "positive")
@@ -75,6 +77,18 @@ def airline(folder: Path) -> Labelled:
     with gzip.open(folder / "airline_tweets_public.csv.gz", "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return Labelled([row["text"] for row in rows], [row["airline_sentiment"] for row in rows])
+
+
+def airline_doubt(folder: Path) -> np.ndarray:
+    """How far the people who labelled the tweets to airlines agreed: probabilities [N, 3] float32, in order.
+
+    The label has the stated confidence, the other two share the rest.
+    """
+    with gzip.open(folder / "airline_tweets_public.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    sure = np.array([float(row["airline_sentiment_confidence"]) for row in rows], dtype=np.float32)[:, None]
+    given = np.eye(3, dtype=np.float32)[[NAMES.index(row["airline_sentiment"]) for row in rows]]
+    return sure * given + (1 - sure) / 2 * (1 - given)
 
 
 def semeval(folder: Path) -> tuple[Labelled, Labelled]:

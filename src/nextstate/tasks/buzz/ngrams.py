@@ -114,24 +114,24 @@ def fit_ngrams(
         r[g, c] = log(p_c(g) / p_not_c(g)),   p(g) the share of g among all n-grams, each count plus 1
         w[g, c] = r[g, c] v[g, c],   v the least of  sum of cross-entropies + decay / 2 |v|^2
 
-    Shapes: labels [N] integers, `weights` [C] of the classes in the cross-entropy; `rows` a power of two.
+    Shapes: labels [N] integers, or probabilities [N, C] float32, whose p_c(g) are expected counts; `weights`
+    [C] of the classes in the cross-entropy; `rows` a power of two.
     """
     if rows < 2 or rows & (rows - 1) or len(texts) != len(labels) or not len(texts):
         refuse(
             "fit_ngrams", f"{len(texts)} texts, {len(labels)} labels, {rows} rows; rows are a power of two"
         )
     matrix, across = _incidence([np.unique(places(ids, rows)) for ids in texts], rows)
-    truth = torch.from_numpy(np.asarray(labels, dtype=np.int64))
-    counts = across @ F.one_hot(truth, classes).float()
+    truth = torch.from_numpy(labels if labels.ndim == 2 else np.eye(classes, dtype=np.float32)[labels])
+    counts = across @ truth
     inside, outside = 1 + counts, 1 + counts.sum(1, keepdim=True) - counts
     ratio = (inside / inside.sum(0)).log() - (outside / outside.sum(0)).log()
     v, bias = torch.zeros(rows, classes), torch.zeros(classes)
-    scale = len(texts) if weights is None else float(weights[truth].sum())
     search = torch.optim.LBFGS([v, bias], max_iter=steps, history_size=8, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         logits = (matrix @ (ratio * v) + bias).requires_grad_()
-        loss = F.cross_entropy(logits, truth, weight=weights) * scale
+        loss = F.cross_entropy(logits, truth, weight=weights, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, logits)
         v.grad = ratio * (across @ gradient) + decay * v
         bias.grad = gradient.sum(0)
