@@ -138,7 +138,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         corpus = prepare_corpus(read_pieces([options.file]), Path(folder))
-        recipe = sized(options.minutes, corpus.training.tokens)
+        recipe = sized(options.minutes, corpus.training.tokens, "GRU")
         recipe = replace(recipe, steps=options.steps, dropout=Dropout())
         torch.manual_seed(0)
         model, plain = text_network(recipe, corpus.unit.size)

@@ -360,7 +360,7 @@ def test_a_plan_fits_the_time_and_says_how_much_to_drop(corpus):
     assert rates[:3] == [0, 0, 0]
     assert rates[3] > 0.05
     assert rates[-1] == 0.5
-    plans = [sized(minutes, 10**6) for minutes in (1, 5, 20, 60)]
+    plans = [sized(minutes, 10**6, "GRU") for minutes in (1, 5, 20, 60)]
     assert [plan.shape.hidden for plan in plans] == sorted({plan.shape.hidden for plan in plans})
     assert 6e-3 >= plans[0].rate > plans[1].rate > plans[2].rate > plans[3].rate > 1e-3
     for minutes in (0, float("nan"), float("inf")):
@@ -368,6 +368,23 @@ def test_a_plan_fits_the_time_and_says_how_much_to_drop(corpus):
             sized(minutes, 100)
     with pytest.raises(InputError, match="precision is 'int8'"):
         bf16_for("int8")
+
+
+def test_a_mogrifier_where_a_text_is_read_several_times():
+    """As wide as takes as long: its matrices together a little below the GRU's."""
+
+    def weights(recipe):
+        (cell,) = recipe.shape.cells()
+        return sum(p.numel() for p in cell.parameters() if p.dim() == 2)
+
+    for minutes in (20, 60):
+        gru, found = sized(minutes, 10**6, "GRU"), sized(minutes, 10**6)
+        assert (gru.shape.cell, found.shape.cell) == ("GRU", "MogrifierLSTM")
+        assert 0.75 < weights(found) / weights(gru) < 1
+        assert found.rate == gru.rate
+    assert {sized(m, n).shape.cell for m, n in ((5, 10**6), (20, 10**7), (20, 10**4), (60, 10**8))} == {"GRU"}
+    assert sized(1, 10**6, "MogrifierLSTM").shape.hidden == 352
+    assert sized(20, 10**6, "LSTM").shape.hidden == 768
 
 
 def test_decay_forgets_in_passes_whatever_the_rate_and_the_rows():

@@ -189,7 +189,7 @@ def _recipe(wishes: dict[str, Any], corpus: Corpus, bf16: bool, began: float, pr
     from nextstate.recipes.text_plan import decay_for, dropout_for, planned, sized
 
     minutes = MINUTES if wishes["minutes"] is None else wishes["minutes"]
-    recipe = sized(minutes, corpus.training.tokens)
+    recipe = sized(minutes, corpus.training.tokens, wishes["shape"]["cell"])
     shape = {name: value for name, value in wishes["shape"].items() if value is not None}
     changes = {name: value for name, value in wishes["recipe"].items() if value is not None}
     recipe = replace(recipe, shape=replace(recipe.shape, **shape), **changes)

@@ -17,30 +17,39 @@ RESERVE = 0.08
 """Share of the time kept for measuring, samples, files, and for a machine that slows down."""
 
 
-def sized(minutes: float, tokens: int) -> Recipe:
-    """Sizes by the time there is: one GRU of 512 units, wider for more time, smaller for a short text.
+def sized(minutes: float, tokens: int, cell: str | None = None) -> Recipe:
+    """Sizes by the time there is: one layer, wider for more time, smaller for a short text.
 
     sized : (minutes, tokens) -> Recipe
 
-    Few rows and many steps: at equal work 16 rows end lower than 32. The rate falls as the layer gets wider,
-    min(6e-3, 2.5 / units). What was compared: benchmarks/LOG.md.
+    A GRU of 512 to 1,024 units; where the text will be read several times (from 12 minutes on, below 100,000
+    tokens a minute) a MogrifierLSTM of about two thirds as many, whose steps take as long. `cell` is another
+    choice. Few rows and many steps: at equal work 16 rows end lower than 32. The rate falls as the layer
+    gets wider, min(6e-3, 2.5 / units), units being those of the GRU. What was compared: benchmarks/LOG.md.
 
     Raises InputError for minutes that no run can last.
 
-    >>> [sized(minutes, 1_000_000).shape.hidden for minutes in (1, 5, 60)]
-    [512, 640, 1024]
-    >>> sized(5, 1000).shape.hidden
-    128
+    >>> for minutes in (1, 5, 20, 60):
+    ...     shape = sized(minutes, 1_000_000).shape
+    ...     print(shape.cell, shape.hidden)
+    GRU 512
+    GRU 640
+    MogrifierLSTM 512
+    MogrifierLSTM 704
+    >>> sized(20, 100_000_000).shape.hidden, sized(5, 1000).shape.hidden
+    (768, 128)
     """
     check_minutes("train text", minutes)
-    hidden = 512 if minutes < 3 else 640 if minutes < 12 else 768 if minutes < 45 else 1024
+    units = 512 if minutes < 3 else 640 if minutes < 12 else 768 if minutes < 45 else 1024
     if tokens < 100_000:
-        hidden = min(hidden, 256 if tokens > 20_000 else 128)
+        units = min(units, 256 if tokens > 20_000 else 128)
+    if cell is None:
+        cell = "MogrifierLSTM" if minutes >= 12 and 100_000 <= tokens < 100_000 * minutes else "GRU"
     return Recipe(
-        Shape("GRU", 1, 128, hidden),
+        Shape(cell, 1, 128, units * 11 // 16 // 32 * 32 if cell == "MogrifierLSTM" else units),
         rows=16 if tokens > 20_000 else 8,
         length=64 if minutes < 3 else 96,
-        rate=min(6e-3, 2.5 / hidden),
+        rate=min(6e-3, 2.5 / units),
     )
 
 
