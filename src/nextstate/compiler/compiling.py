@@ -65,15 +65,18 @@ class CompiledStep:
         return self.lowering.backward(resolved, wanted)
 
 
-def compile_step(cell: nn.Module, u: Tree, s: Tree, *, gather: bool, keep_outputs: bool) -> CompiledStep:
+def compile_step(
+    cell: nn.Module, u: Tree, s: Tree, *, gather: bool, keep_outputs: bool, trace: Trace | None = None
+) -> CompiledStep:
     """compile_step : (cell, u, s) -> CompiledStep, for examples of one step's input and state.
 
     `gather`: look the input products of token ids up in a table instead of computing them. `keep_outputs`:
-    False compiles the loop for its last state alone.
+    False compiles the loop for its last state alone. `trace`: that of the same step, where it is known.
 
     Raises Unsupported with every reason at once.
     """
-    trace = trace_step(cell, u, s)
+    if trace is None:
+        trace = trace_step(cell, u, s)
     classes = classify(trace)
     translator, states, outputs = _translated(trace, classes, gather)
     crossing = crossings(trace, classes)

@@ -62,7 +62,7 @@ def trace_step(cell: nn.Module, u: Tree, s: Tree) -> Trace:
         in_place = bool(_changes(graph))
         if in_place:
             graph, v_like = _trace(cell, named, u, s, batch, in_place)
-        again, _ = _trace(cell, named, u, s, other, in_place)
+        again, _ = _trace(cell, named, u, s, other, in_place, lines=False)
     except Exception as error:  # whatever Python the step is made of: the reason is kept and shown
         raise Unsupported([f"tracing it raised {type(error).__name__}: {error}"]) from error
     if changes := _changes(graph):
@@ -88,9 +88,15 @@ def trace_step(cell: nn.Module, u: Tree, s: Tree) -> Trace:
 
 
 def _trace(
-    cell: nn.Module, named: dict[str, Tensor], u: Tree, s: Tree, batch: int, in_place: bool = False
+    cell: nn.Module,
+    named: dict[str, Tensor],
+    u: Tree,
+    s: Tree,
+    batch: int,
+    in_place: bool = False,
+    lines: bool = True,
 ) -> tuple[fx.GraphModule, Tree]:
-    """`in_place`: changes of temporary tensors are traced as new tensors."""
+    """`in_place`: changes of temporary tensors are traced as new ones. `lines`: nodes know their source."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     shown: list[Tree] = []
     places = _places(cell, named)
@@ -118,7 +124,7 @@ def _trace(
             functionalize(step, remove="mutations") if in_place else step,
             tracing_mode="real",
             _allow_non_fake_inputs=True,
-            record_stack_traces=True,
+            record_stack_traces=lines,
         )
         graph = tracer(*arguments)
         v_like = shown[-1]

@@ -18,7 +18,7 @@ from nextstate import _engine, loops
 from nextstate.cell import Cell
 from nextstate.checks import InputError
 from nextstate.compiler.compiling import compile_step
-from nextstate.compiler.trace import Unsupported
+from nextstate.compiler.trace import Trace, Unsupported
 from nextstate.engines.base import Refusal, Request
 from nextstate.engines.call import Call, last_from_state
 from nextstate.engines.kernel import Kernel
@@ -180,7 +180,14 @@ class CpuEngine:
             try:
                 with _disable_current_modes():
                     u, s = _example(request.us, 2), _example(request.s0, 1)
-                    step = compile_step(request.cell, u, s, gather=gather, keep_outputs=keep_outputs)
+                    step = compile_step(
+                        request.cell,
+                        u,
+                        s,
+                        gather=gather,
+                        keep_outputs=keep_outputs,
+                        trace=_traced(known, key),
+                    )
                     kernel = Kernel(step, precision)
                     kernel.build()
                 known[key] = Registered(kernel)
@@ -189,6 +196,12 @@ class CpuEngine:
             except ValueError as error:  # the engine's own check of a program
                 known[key] = Unsupported([f"its program is refused: {error}"])
         return known[key]
+
+
+def _traced(known: dict[Any, Compiled], key: Any) -> Trace | None:
+    """The trace of a step that was compiled for the same forms and types, in another way."""
+    alike = (found for other, found in known.items() if other[:3] == key[:3])
+    return next((found.kernel.step.trace for found in alike if isinstance(found, Registered)), None)
 
 
 def _known_rows(request: Request) -> Request:

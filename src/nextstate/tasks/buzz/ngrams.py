@@ -121,7 +121,7 @@ def fit_ngrams(
         refuse(
             "fit_ngrams", f"{len(texts)} texts, {len(labels)} labels, {rows} rows; rows are a power of two"
         )
-    matrix, across = _incidence([np.unique(places(ids, rows)) for ids in texts], rows)
+    matrix, across = _incidence([np.unique(places(ids, rows).astype(np.int32)) for ids in texts], rows)
     truth = torch.from_numpy(labels if labels.ndim == 2 else np.eye(classes, dtype=np.float32)[labels])
     counts = across @ truth
     inside, outside = 1 + counts, 1 + counts.sum(1, keepdim=True) - counts
@@ -143,7 +143,7 @@ def fit_ngrams(
 
 def _incidence(found: list[np.ndarray], rows: int) -> tuple[Tensor, Tensor]:
     """Which text has which n-gram: a sparse matrix [texts, rows] of ones, and its transpose."""
-    begins = torch.from_numpy(np.cumsum([0, *map(len, found)]))
+    begins = torch.from_numpy(np.cumsum([0, *map(len, found)]).astype(np.int32))
     columns = torch.from_numpy(np.concatenate(found))
     with warnings.catch_warnings():  # torch calls its compressed matrices a beta
         warnings.simplefilter("ignore", UserWarning)
