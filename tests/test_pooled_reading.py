@@ -56,6 +56,18 @@ def test_another_number_of_words_compiles_nothing_anew(monkeypatch):
     read_pooled(layer, table[:20], ids % 3, lengths)
 
 
+def test_another_thread_compiles_nothing_anew(monkeypatch):
+    from nextstate.engines import cpu
+
+    layer, table, ids, lengths = setting()
+    wanted, found = read_pooled(layer, table, ids, lengths), []
+    monkeypatch.setattr(cpu, "compile_step", None)
+    thread = threading.Thread(target=lambda: found.extend(read_pooled(layer, table, ids, lengths)))
+    thread.start()
+    thread.join()
+    assert [torch.equal(one, other) for one, other in zip(wanted, found, strict=True)] == [True, True]
+
+
 def test_threads_do_not_share_a_table():
     layer, table, ids, lengths = setting(steps=60)
     wanted = {shift: by_outputs(layer, table + shift, ids, lengths)[1] for shift in (0.0, 0.5)}

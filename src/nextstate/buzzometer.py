@@ -240,7 +240,7 @@ class Buzzometer:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if FORMAT not in metadata:
-                    refuse("Buzzometer", f"{path} is not a Buzzometer: its metadata has no {FORMAT!r}")
+                    raise ValueError(f"it is not a Buzzometer: its metadata has no {FORMAT!r}")
                 about = json.loads(metadata[FORMAT])
                 tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
             words = Words(**about["words"])
@@ -252,11 +252,9 @@ class Buzzometer:
                 Temperature(*about["temperature"]),
             )
             tensors["table"] *= tensors.pop("table.scale").unsqueeze(1)
-            ngrams = NGrams.unpacked(tensors)
+            ngrams = NGrams.unpacked(tensors, len(shape.labels))
             network = empty_network(words, shape)
             network.load_state_dict(tensors, assign=True)
-        except InputError:
-            raise
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise InputError(f"Buzzometer: cannot read a model from {path}: {error}") from error
         return cls(network, words, shape, ngrams)

@@ -53,6 +53,16 @@ def test_temperature_is_found_also_where_it_depends_on_length(slope):
     assert calibration_error(mended, labels) < 0.02 < calibration_error(heated.softmax(-1), labels)
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_few_texts_do_not_make_the_next_one_certain(right):
+    logits = 2 * torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    labels = logits.argmax(1) if right else logits.argmin(1)
+    fitted = fit_temperature(logits, torch.full((5,), 20), labels)
+    assert fitted.constant < 0 if right else fitted.constant > 0
+    for length in (1.0, 20.0, 2000.0):
+        assert 0.1 < float(fitted.of(torch.tensor(length))) < 30
+
+
 def test_split_keeps_labels_in_proportion_and_equal_texts_together():
     texts = [f"text {n // 2}" if n % 2 else f"Text  {n // 2}" for n in range(400)]
     labels = [int(n // 2 % 4 == 0) for n in range(400)]

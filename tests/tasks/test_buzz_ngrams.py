@@ -68,9 +68,11 @@ def test_order_is_learned_that_no_word_shows():
     assert (nonsense.logits(unseen).argmax(1).numpy() == truth).mean() < 0.7
 
 
-def test_the_fit_is_the_least_of_what_it_says():
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 3.0])])
+def test_the_fit_is_the_least_of_what_it_says(weights):
     texts, labels = texts_of(60, 3)
-    found = fit_ngrams(texts, labels, 2, rows=1 << 8, decay=2.0, steps=300)
+    found = fit_ngrams(texts, labels, 2, rows=1 << 8, decay=2.0, weights=weights, steps=300)
+    heavy = None if weights is None else weights.double()
     matrix = torch.stack(
         [torch.bincount(torch.from_numpy(np.unique(places(t, 256))), minlength=256) for t in texts]
     )
@@ -80,28 +82,38 @@ def test_the_fit_is_the_least_of_what_it_says():
     v = (found.weights.double() / ratio).nan_to_num(0, 0, 0).requires_grad_()
     bias = found.bias.double().requires_grad_()
     logits = matrix.double() @ (ratio * v) + bias
-    loss = (
-        torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="sum")
-        + v.square().sum()
-    )
+    truth = torch.from_numpy(labels)
+    loss = torch.nn.functional.cross_entropy(logits, truth, heavy, reduction="sum") + v.square().sum()
     slopes = torch.autograd.grad(loss, (v, bias))
     assert max(float(slope.abs().max()) for slope in slopes) < 0.01
     worse = loss.detach() + 0.01
     with torch.no_grad():
         moved = matrix.double() @ (ratio * v * 1.3) + bias
-        other = torch.nn.functional.cross_entropy(moved, torch.from_numpy(labels), reduction="sum")
+        other = torch.nn.functional.cross_entropy(moved, truth, heavy, reduction="sum")
         assert other + (1.3 * v).square().sum() > worse
+
+
+def test_a_probability_is_as_many_texts_of_each_label():
+    texts, labels = texts_of(40, 4)
+    turned = 1 - labels
+    hard = fit_ngrams(4 * texts, np.concatenate([labels, labels, labels, turned]), 2, rows=ROWS)
+    probabilities = np.full((40, 2), 0.25, dtype=np.float32)
+    probabilities[np.arange(40), labels] = 0.75
+    soft = fit_ngrams(4 * texts, np.concatenate(4 * [probabilities]), 2, rows=ROWS)
+    assert torch.allclose(hard.logits(texts), soft.logits(texts), atol=1e-3)
+    sure = fit_ngrams(4 * texts, np.concatenate(4 * [labels]), 2, rows=ROWS)
+    assert not torch.allclose(sure.logits(texts), soft.logits(texts), atol=0.5)
 
 
 def test_eight_bits_are_enough():
     ngrams = random_ngrams()
     tensors = ngrams.packed() | {"other": torch.zeros(1)}
-    found = NGrams.unpacked(tensors)
+    found = NGrams.unpacked(tensors, 3)
     assert list(tensors) == ["other"]
     assert found is not None
     assert (found.weights - ngrams.weights).norm() / ngrams.weights.norm() < 0.01
     assert torch.equal(found.bias, ngrams.bias)
-    assert NGrams.unpacked(tensors) is None
+    assert NGrams.unpacked(tensors, 3) is None
 
 
 def test_no_more_rows_than_the_texts_need():
@@ -109,7 +121,8 @@ def test_no_more_rows_than_the_texts_need():
     few = ngrams_of(Recipe(), Examples(texts, labels), 2)
     occurring = 3 * sum(map(len, texts))
     assert 4 * occurring <= len(few.weights) <= 8 * occurring
-    assert len(ngrams_of(Recipe(ngrams=64), Examples(texts, labels), 2).weights) == 64
+    for classes, rows in ((2, 64), (4, 64), (5, 32), (40, 4)):
+        assert len(ngrams_of(Recipe(ngrams=64), Examples(texts, labels), classes).weights) == rows
 
 
 @pytest.mark.parametrize(("rows", "count"), [(100, 2), (1, 2), (64, 1), (64, 0)])
@@ -127,6 +140,21 @@ def test_a_model_that_knows_nothing_gets_no_share():
     assert share < 0.1
     assert float(heat.of(torch.tensor(20.0))) == pytest.approx(0.5, abs=0.08)
     assert fit_share(noise, good, lengths, labels)[0] > 5
+
+
+@pytest.mark.parametrize("others", [torch.zeros(3, 2), torch.tensor([[1e-4, -1e-4]]).expand(3, 2)])
+def test_where_texts_say_nothing_of_the_share_it_is_one(others):
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
+    share, heat = fit_share(logits, others, torch.tensor([5, 9, 30]), torch.tensor([0, 1, 0]))
+    assert share == pytest.approx(1, abs=0.01)
+    assert 0.3 < float(heat.of(torch.tensor(20.0))) < 1
+
+
+def test_one_text_moves_the_share_a_little():
+    logits, label = torch.tensor([[0.5, 0.0]]), torch.tensor([0])
+    for others, low, high in (([[3.0, -3.0]], 1, 1.5), ([[-3.0, 3.0]], 0.2, 1)):
+        share, _ = fit_share(logits, torch.tensor(others), torch.tensor([5]), label)
+        assert low < share < high
 
 
 WORDS = Words(["good", "bad", "film", "not", "so"], buckets=4)
@@ -167,3 +195,34 @@ def test_ngrams_come_back_from_the_file(tmp_path):
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
     buzzometer(None).save(tmp_path / "plain.safetensors")
     assert Buzzometer.load(tmp_path / "plain.safetensors").ngrams is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        ({"ngrams.most": None}, "ngrams.most"),
+        ({"ngrams.weights": None}, "ngrams.most"),
+        ({"ngrams.weights": torch.zeros(ROWS, 5, dtype=torch.int8)}, "power of two"),
+        ({"ngrams.weights": torch.zeros(ROWS, 1, dtype=torch.int8)}, "power of two"),
+        ({"ngrams.weights": torch.zeros(100, 3, dtype=torch.int8)}, "power of two"),
+        ({"ngrams.weights": torch.zeros(0, 3, dtype=torch.int8)}, "power of two"),
+        ({"ngrams.weights": torch.tensor(1, dtype=torch.int8)}, "power of two"),
+        ({"ngrams.most": torch.ones(1)}, "power of two"),
+        ({"ngrams.bias": torch.zeros(1)}, "power of two"),
+        ({"ngrams.bias": torch.full((3,), torch.nan)}, "finite"),
+    ],
+)
+def test_ngrams_that_are_no_ngrams_are_refused_with_the_file(tmp_path, damage, complaint):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = tmp_path / "m.safetensors"
+    buzzometer(random_ngrams()).save(path)
+    with safe_open(path, framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file({name: t for name, t in (tensors | damage).items() if t is not None}, path, metadata)
+    with pytest.raises(InputError, match=rf"(?s)m\.safetensors.*{complaint}"):
+        Buzzometer.load(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"m\.safetensors"):
+        Buzzometer.load(path)

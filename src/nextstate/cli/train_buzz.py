@@ -96,6 +96,8 @@ def train_buzz(
     train, held, tested = (
         as_ids(words, [texts[place] for place in part], [numbers[place] for place in part]) for part in parts
     )
+    if not len(held):  # their share could not be fitted
+        recipe = replace(recipe, ngrams=0)
     folder_of("train buzz", out)
     settings = {
         "data": str(data),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
@@ -48,16 +50,29 @@ class PooledReader(Cell):
         return (), (inner, torch.maximum(largest, v), total + v)
 
 
-class _Readers(threading.local):
-    """The readers of each layer, compiled once; a thread has its own, for it sets their table."""
+class _Readers:
+    """The readers of each layer, compiled once and lent to one thread at a time, for it sets their table.
+
+    There are as many pairs as threads that read with a layer at the same time.
+    """
 
     def __init__(self) -> None:
-        self.known: WeakKeyDictionary[Bidirectional, tuple[PooledReader, PooledReader]] = WeakKeyDictionary()
+        self.free: WeakKeyDictionary[Bidirectional, list[tuple[PooledReader, PooledReader]]]
+        self.free = WeakKeyDictionary()
+        self.lock = threading.Lock()
 
-    def of(self, layer: Bidirectional) -> tuple[PooledReader, PooledReader]:
-        if layer not in self.known:
-            self.known[layer] = PooledReader(layer.forward_cell), PooledReader(layer.backward_cell)
-        return self.known[layer]
+    @contextmanager
+    def lent(self, layer: Bidirectional) -> Iterator[tuple[PooledReader, PooledReader]]:
+        with self.lock:
+            free = self.free.setdefault(layer, [])
+            pair = free.pop() if free else None
+        if pair is None:
+            pair = PooledReader(layer.forward_cell), PooledReader(layer.backward_cell)
+        try:
+            yield pair
+        finally:
+            with self.lock:
+                free.append(pair)
 
 
 _readers = _Readers()
@@ -80,9 +95,10 @@ def read_pooled(layer: Bidirectional, table: Tensor, ids: Tensor, lengths: Tenso
     place[distinct] = torch.arange(len(distinct), device=table.device)
     ids, rows = place[ids], table[distinct]
     found = []
-    for reader, directed in zip(_readers.of(layer), (ids, reverse_valid(ids, lengths)), strict=True):
-        reader.table = rows
-        _, (_, largest, total) = fold(reader, directed, lengths=lengths)
-        found.append((largest, total))
+    with _readers.lent(layer) as readers:
+        for reader, directed in zip(readers, (ids, reverse_valid(ids, lengths)), strict=True):
+            reader.table = rows
+            _, (_, largest, total) = fold(reader, directed, lengths=lengths)
+            found.append((largest, total))
     (first, sum_first), (second, sum_second) = found
     return torch.cat([first, second], -1), torch.cat([sum_first, sum_second], -1)

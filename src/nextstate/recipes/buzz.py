@@ -70,7 +70,8 @@ class Recipe:
     half: bool = True
     """Matrix products in bfloat16 where the processor has them."""
     ngrams: int = 1 << 20
-    """Rows of the n-grams' weights at most, a power of two; 0 leaves them out."""
+    """Rows of the n-grams' weights at most, a power of two, and a quarter of their number over all classes;
+    0 leaves the n-grams out."""
 
 
 class Batch(NamedTuple):
@@ -128,9 +129,11 @@ class Run:
 
 
 def ngrams_of(recipe: Recipe, train: Examples, classes: int) -> NGrams:
-    """The n-grams of labelled texts, in no more rows than four for each that occurs."""
+    """The n-grams of labelled texts, in no more rows than four for each that occurs, and no more weights
+    than four for each row of the recipe."""
     most = 4 * 3 * sum(len(ids) for ids in train.ids)
-    rows = min(recipe.ngrams, 1 << max(4, most.bit_length()))
+    share = 4 * recipe.ngrams // classes
+    rows = min(recipe.ngrams, 1 << max(4, most.bit_length()), 1 << max(1, share.bit_length() - 1))
     weights = class_weights(train.numbers, classes, recipe.balance)
     return fit_ngrams(train.ids, train.labels, classes, rows=rows, weights=weights)
 

@@ -96,12 +96,12 @@ def model_card(
 
     `took` says how long training was, in words: "900 steps in 70 seconds".
     """
+    beside = ", together with a\nlinear model of all runs of one to three words" if recipe.ngrams else ""
     lines = [
         f"# {title}",
         "",
         "Text in; label, score and calibrated probability out. A bidirectional GRU reads the words of a text",
-        "in pieces; the largest and the mean of its outputs over the whole text decide, together with a",
-        "linear model of all runs of one to three words.",
+        f"in pieces; the largest and the mean of its outputs over the whole text decide{beside}.",
         "",
         "## Data",
         "",

@@ -30,6 +30,11 @@ class Temperature(NamedTuple):
 def fit_temperature(logits: Tensor, lengths: Tensor, labels: Tensor) -> Temperature:
     """The temperature of the least cross-entropy on held-back texts.
 
+        the least of  mean cross-entropy + (constant^2 + 10 slope^2) / 2N + slope^2 / 1000
+
+    The second term, a normal prior, keeps few texts from saying more than they can know: that all of them
+    are right, say, does not make the next one certain. Beside thousands of texts it is next to nothing.
+
     Shapes: logits [N, C], lengths [N] in words, labels [N] integers. The labels it is fitted to must not be
     those that calibration is then measured on. Source: Guo et al. 2017 (arXiv 1706.04599).
 
@@ -53,6 +58,7 @@ def fit_temperature(logits: Tensor, lengths: Tensor, labels: Tensor) -> Temperat
         search.zero_grad()
         scaled = logits.float() / torch.exp(wanted[0] + wanted[1] * stretch).unsqueeze(-1)
         loss = F.cross_entropy(scaled, labels) + 1e-3 * wanted[1].square()
+        loss = loss + (wanted[0].square() + 10 * wanted[1].square()) / (2 * len(labels))
         loss.backward()
         return loss
 
@@ -64,8 +70,10 @@ def fit_temperature(logits: Tensor, lengths: Tensor, labels: Tensor) -> Temperat
 def fit_share(logits: Tensor, others: Tensor, lengths: Tensor, labels: Tensor) -> tuple[float, Temperature]:
     """The share of a second model in the logits, and the temperature of both: least cross-entropy.
 
-        p = softmax((logits + share others) / T(n)),   share >= 0
+        p = softmax((logits + share others) / T(n)),   share > 0
 
+    The logarithm of the share has a normal prior, as the temperature has: where the texts say nothing of the
+    share, it is 1.
     Shapes and labels as in `fit_temperature`, others [N, C].
 
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
@@ -78,23 +86,24 @@ def fit_share(logits: Tensor, others: Tensor, lengths: Tensor, labels: Tensor) -
     """
     lengths = lengths.float()
     wanted = torch.zeros(3, requires_grad=True)
-    unit = float(logits.float().std() / others.float().std().clamp(min=1e-8))
     search = torch.optim.LBFGS([wanted], max_iter=100, line_search_fn="strong_wolfe")
 
     def mixed() -> Tensor:
-        return logits.float() + unit * wanted[0].exp() * others.float()
+        return logits.float() + wanted[0].exp() * others.float()
 
     def closure() -> Tensor:
         search.zero_grad()
         heat = torch.exp(wanted[1] + wanted[2] * torch.log1p(lengths / 10))
         loss = F.cross_entropy(mixed() / heat.unsqueeze(-1), labels)
         loss = loss + 1e-3 * (wanted[0].square() + wanted[2].square())
+        prior = wanted[0].square() + wanted[1].square() + 10 * wanted[2].square()
+        loss = loss + prior / (2 * len(labels))
         loss.backward()
         return loss
 
     search.step(closure)
     with torch.no_grad():
-        return unit * float(wanted[0].exp()), fit_temperature(mixed(), lengths, labels)
+        return float(wanted[0].exp()), fit_temperature(mixed(), lengths, labels)
 
 
 class Bin(NamedTuple):

@@ -60,13 +60,26 @@ class NGrams:
         }
 
     @staticmethod
-    def unpacked(tensors: dict[str, Tensor]) -> NGrams | None:
-        """The n-grams among the tensors of a file, which are taken out; None if there are none."""
+    def unpacked(tensors: dict[str, Tensor], classes: int) -> NGrams | None:
+        """The n-grams among the tensors of a file, which are taken out; None if there are none.
+
+        Raises InputError if their shapes do not go together or a number is not finite.
+        """
         if "ngrams.weights" not in tensors:
             return None
-        root = tensors.pop("ngrams.weights").float() / 127
-        weights = root * root.abs() * tensors.pop("ngrams.most")
-        return NGrams(weights, tensors.pop("ngrams.bias").float())
+        root, most, bias = (tensors.pop(f"ngrams.{name}").float() for name in ("weights", "most", "bias"))
+        shapes = [list(part.shape) for part in (root, most, bias)]
+        rows = len(root) if root.dim() else 0
+        if not _power_of_two(rows) or shapes != [[rows, classes], [classes], [classes]]:
+            refuse(
+                "NGrams",
+                f"weights, most and bias have the shapes {shapes}; expected [a power of two, {classes}], "
+                f"[{classes}] and [{classes}]",
+            )
+        if not (most.isfinite().all() and bias.isfinite().all()):
+            refuse("NGrams", f"most {most.tolist()}, bias {bias.tolist()}; expected finite numbers")
+        root /= 127
+        return NGrams(root * root.abs() * most, bias)
 
     def shares(self, ids: Sequence[int] | np.ndarray) -> Tensor:
         """What each id of a text adds to the logits [T, C]; an n-gram's weight is shared by all ids in it."""
@@ -115,9 +128,10 @@ def fit_ngrams(
         w[g, c] = r[g, c] v[g, c],   v the least of  sum of cross-entropies + decay / 2 |v|^2
 
     Shapes: labels [N] integers, or probabilities [N, C] float32, whose p_c(g) are expected counts; `weights`
-    [C] of the classes in the cross-entropy; `rows` a power of two.
+    [C] of the classes in the cross-entropy; `rows` a power of two; `steps` iterations of L-BFGS at most.
+    Memory: about 25 bytes an n-gram of a text, and about 25 numbers a weight.
     """
-    if rows < 2 or rows & (rows - 1) or len(texts) != len(labels) or not len(texts):
+    if not _power_of_two(rows) or len(texts) != len(labels) or not len(texts):
         refuse(
             "fit_ngrams", f"{len(texts)} texts, {len(labels)} labels, {rows} rows; rows are a power of two"
         )
@@ -141,21 +155,25 @@ def fit_ngrams(
     return NGrams(ratio * v, bias)
 
 
+def _power_of_two(rows: int) -> bool:
+    return rows > 1 and not rows & (rows - 1)
+
+
 def _incidence(found: list[np.ndarray], rows: int) -> tuple[Tensor, Tensor]:
     """Which text has which n-gram: a sparse matrix [texts, rows] of ones, and its transpose."""
-    begins = torch.from_numpy(np.cumsum([0, *map(len, found)]).astype(np.int32))
-    columns = torch.from_numpy(np.concatenate(found))
+    counts = np.array([len(columns) for columns in found])
+    columns = np.concatenate(found)
+    pairs = columns.astype(np.int64) << 32  # (n-gram, text) in one number each, to be sorted
+    pairs |= np.repeat(np.arange(len(found), dtype=np.int32), counts)
+    pairs.sort()
+    ends = np.searchsorted(pairs, np.arange(rows + 1) << 32)
+    ones = torch.ones(len(columns))
     with warnings.catch_warnings():  # torch calls its compressed matrices a beta
         warnings.simplefilter("ignore", UserWarning)
-        matrix = torch.sparse_csr_tensor(
-            begins, columns, torch.ones(len(columns)), (len(found), rows), check_invariants=False
-        )
-        turned = matrix.to_sparse_csc()
-        across = torch.sparse_csr_tensor(
-            turned.ccol_indices(),
-            turned.row_indices(),
-            turned.values(),
-            (rows, len(found)),
-            check_invariants=False,
-        )
-    return matrix, across
+
+        def sparse(begins: np.ndarray, places: np.ndarray, height: int, width: int) -> Tensor:
+            parts = torch.from_numpy(begins.astype(np.int32)), torch.from_numpy(places)
+            return torch.sparse_csr_tensor(*parts, ones, (height, width), check_invariants=False)
+
+        matrix = sparse(np.concatenate([[0], np.cumsum(counts)]), columns, len(found), rows)
+        return matrix, sparse(ends, pairs.astype(np.int32), rows, len(found))
