@@ -92,6 +92,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
 
 @pytest.mark.parametrize("kept", [True, False], ids=["not asked for", "no checkpoints"])
 def test_where_nothing_can_be_kept_or_nobody_asked_for_it_the_first_one_does(tmp_path, kept):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     asking = Asking(7, [signal.SIGINT])
 
     def scope():
@@ -101,8 +102,11 @@ def test_where_nothing_can_be_kept_or_nobody_asked_for_it_the_first_one_does(tmp
             with stoppable():
                 train(asking, None)
 
-    with pytest.raises(KeyboardInterrupt) as stop:
-        scope()
+    try:
+        with pytest.raises(KeyboardInterrupt) as stop:
+            scope()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not isinstance(stop.value, Interrupted)
     assert asking.ended[-1] == 6
 
