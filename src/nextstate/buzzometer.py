@@ -119,7 +119,7 @@ class Buzzometer:
     def labels(self) -> tuple[str, ...]:
         return self.shape.labels
 
-    def score(self, texts: Iterable[str], batch_size: int = 256) -> list[Score]:
+    def score(self, texts: Iterable[str], batch_size: int = 512) -> list[Score]:
         """Score texts, in their order; `batch_size` pieces of text are read side by side.
 
         Raises InputError for anything but texts.
@@ -132,7 +132,7 @@ class Buzzometer:
         return [self._answer(row) for row in self.probabilities(logits, lengths).tolist()]
 
     @torch.no_grad()
-    def logits(self, texts: Sequence[Ids], batch_size: int = 256) -> tuple[Tensor, Tensor]:
+    def logits(self, texts: Sequence[Ids], batch_size: int = 512) -> tuple[Tensor, Tensor]:
         """Raw logits [N, C] of texts given as ids, and how many ids each has [N]."""
         if batch_size < 1:
             refuse("Buzzometer.score", f"batch_size is {batch_size}; it must be at least 1")
