@@ -178,19 +178,19 @@ class Buzzometer:
         with torch.no_grad():
             us = F.embedding(pieces.ids, self.network.table)
             padding = self.network.table[0].expand_as(us)
-            beside = (
+            ngram_logits = (
                 torch.zeros(len(ids), len(self.labels)) if self.ngrams is None else self.ngrams.shares(ids)
             )
-            probabilities = self._probabilities(us, beside.sum(0), pieces)
+            probabilities = self._probabilities(us, ngram_logits.sum(0), pieces)
             label = int(probabilities.argmax())
             score = float(self._explained(probabilities, label))
             nothing = self._probabilities(padding, torch.zeros(len(self.labels)), pieces)
             without = float(self._explained(nothing, label))
         points = 8
         while True:
-            shares, weights = self._integrated(us, padding, beside.sum(0), pieces, label, points)
+            shares, weights = self._integrated(us, padding, ngram_logits.sum(0), pieces, label, points)
             read = torch.cat([shares[:n, r] for r, n in enumerate(pieces.lengths.tolist())])
-            both = read + beside @ weights
+            both = read + ngram_logits @ weights
             if points >= 128 or abs(float(both.sum()) - (score - without)) < 0.005:
                 break
             points *= 2
@@ -279,12 +279,12 @@ class Buzzometer:
             score = sum(p * sign for p, sign in zip(row, signs, strict=True) if sign is not None)
         return Score(self.labels[best], score, row[best], by_label)
 
-    def _probabilities(self, us: Tensor, beside: Tensor, pieces: Pieces) -> Tensor:
+    def _probabilities(self, us: Tensor, ngram_logits: Tensor, pieces: Pieces) -> Tensor:
         """Probabilities [1, C] of one text by its word vectors and its n-grams' logits [C]."""
         pooled: Pooled = self.network.pool(us, pieces)
         if self.ngrams is not None:
-            beside = beside + self.ngrams.bias
-        return self.probabilities(self.network.classify(pooled) + beside, pooled.steps)
+            ngram_logits = ngram_logits + self.ngrams.bias
+        return self.probabilities(self.network.classify(pooled) + ngram_logits, pooled.steps)
 
     def _explained(self, probabilities: Tensor, label: int) -> Tensor:
         """The score, or for a model without one the probability of `label`."""
@@ -294,16 +294,16 @@ class Buzzometer:
         return probabilities[0, label]
 
     def _integrated(
-        self, us: Tensor, padding: Tensor, beside: Tensor, pieces: Pieces, label: int, points: int
+        self, us: Tensor, padding: Tensor, ngram_logits: Tensor, pieces: Pieces, label: int, points: int
     ) -> tuple[Tensor, Tensor]:
         """Contributions [T, R] of every step's vector, and the mean gradient [C] of the n-grams' logits."""
         import numpy as np
 
         nodes, weights = np.polynomial.legendre.leggauss(points)
-        gradient, slope = torch.zeros_like(us), torch.zeros_like(beside)
+        gradient, slope = torch.zeros_like(us), torch.zeros_like(ngram_logits)
         for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
             place = (padding + float(node) * (us - padding)).requires_grad_()
-            logits = (float(node) * beside).requires_grad_()
+            logits = (float(node) * ngram_logits).requires_grad_()
             score = self._explained(self._probabilities(place, logits, pieces), label)
             first, second = torch.autograd.grad(score, (place, logits))
             gradient += float(weight) * first
