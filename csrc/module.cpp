@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
 #include <map>
 
 #include "engine.h"
@@ -167,20 +168,26 @@ struct Step {
   const Packed& packed;
   RunArgs args;
   size_t input, output;
+  int threads;
+  std::chrono::steady_clock::time_point last{};
 
   Step(const Program& p, const Packed& w, nb::list buffers, nb::list inits, const std::vector<int64_t>& init_lds, int64_t B,
        int threads, int row_block, size_t in, size_t out)
       : program(p), packed(w),
         args{pointers<float>(buffers), pointers<const float>(inits), init_lds, {}, 1, B, nullptr, true, threads, row_block, 0,
              nullptr},
-        input(in), output(out) {
+        input(in), output(out), threads(threads) {
     if (in >= args.buffers.size() || out >= args.buffers.size()) throw std::invalid_argument("Step: no such buffer");
   }
   void operator()(uintptr_t u, uintptr_t v) {
     args.buffers[input] = reinterpret_cast<float*>(u);
     args.buffers[output] = reinterpret_cast<float*>(v);
     nb::gil_scoped_release release;
+    // Threads that have gone to sleep take longer to wake than what they could save.
+    using Clock = std::chrono::steady_clock;
+    args.threads = args.B > kFewRows || Clock::now() - last < std::chrono::microseconds(100) ? threads : 1;
     program.run(packed, args);
+    last = Clock::now();
   }
 };
 

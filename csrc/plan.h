@@ -8,6 +8,8 @@
 
 namespace nextstate {
 
+constexpr int64_t kFewRows = 4;  // up to here the weights' way from the cache is the cost: rows are not split
+
 struct Buffer {
   Kind kind;
   int width, ld, rows;

@@ -13,7 +13,6 @@ namespace nextstate {
 namespace {
 constexpr int64_t kChunkRows = 768;
 constexpr int kTileRows = 16, kFlatRows = 24, kMaxGroup = 4;
-constexpr int64_t kFewRows = 4;         // up to here the weights' way from L2 is the cost: rows are not split
 constexpr int64_t kSplitFloats = 49152;  // weights of a block that pay for a barrier
 
 // Work that pays for waking a thread; in tests the smallest does, so that they meet what threads may do wrong.
@@ -89,13 +88,20 @@ struct Job {
     for (int i = 0; i < plan.ntn; i++) row += static_cast<double>(plan.tn[i].n) * std::max(plan.tn[i].k, 1);
     return 2 * row * static_cast<double>(first_row(args.T));
   }
+  // Whether threads share the panels of a block: of those inside the loop, and where it is one step of all.
   bool few_rows() const {
     if (args.B > kFewRows || !plan.nstep) return false;
     double floats = 0;
-    for (int i = 0; i < plan.nstep; i++)
-      for (int g = 0; g < plan.step[i].ngemms; g++)
-        floats += static_cast<double>(plan.step[i].width) * plan.step[i].gemm[g].k * plan.step[i].gemm[g].gates;
-    return floats >= static_cast<double>(kSplitFloats) * plan.nstep;
+    int blocks = 0;
+    auto count = [&](const Block* block, int n) {
+      blocks += n;
+      for (int i = 0; i < n; i++)
+        for (int g = 0; g < block[i].ngemms; g++)
+          floats += static_cast<double>(block[i].width) * block[i].gemm[g].k * block[i].gemm[g].gates;
+    };
+    count(plan.step, plan.nstep);
+    if (args.T == 1) count(plan.pre, plan.npre), count(plan.post, plan.npost);
+    return floats >= static_cast<double>(kSplitFloats) * blocks;
   }
   bool chunked() const { return plan.npre || plan.npost || plan.ntn || plan.nscatter; }
 
@@ -232,6 +238,7 @@ struct Job {
   }
 
   void flat(Worker& w, const Block* blocks, int n, const Chunk& c) {
+    if (run.split && c.rows <= kFewRows) return kernels.flat(&run, &w, blocks, n, &c, 0, c.rows);
     kernels.flat(&run, &w, blocks, n, &c, c.rows * w.id / run.threads, c.rows * (w.id + 1) / run.threads);
   }
 
@@ -292,7 +299,7 @@ void Program::run(const Packed& packed, RunArgs& args) const {
   job.run = {&plan_, packed.memory.get(), nullptr, args.ids.data(), args.T, args.B, args.off, args.ring,
              args.row_block, std::max(args.threads, 1), nullptr, ws->counter, nullptr, 0, false,
              [](void* b) { static_cast<Barrier*>(b)->wait(); }, &ws->barrier};
-  if (job.flops() < threads_flops()) job.run.threads = 1;
+  if (job.flops() < threads_flops() && !(job.few_rows() && undisturbed())) job.run.threads = 1;
   auto start = [&](int threads) {
     job.run.threads = threads;
     job.run.split = threads > 1 && job.few_rows() && undisturbed();

@@ -14,7 +14,8 @@ namespace {
 
 constexpr auto kSpin = std::chrono::microseconds(40);
 
-std::atomic<int64_t> disturbed_at{0};
+constexpr int64_t kCalm = 10;  // after a thread was waited for: so many times as long without barriers inside a step
+std::atomic<int64_t> calm_from{0};
 
 int64_t now_ns() { return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -145,16 +146,14 @@ void Barrier::wait() {
     return;
   }
   auto passed = [&] { return phase_.load(std::memory_order_acquire) != phase; };
-  while (!spin(passed)) {
-    disturbed_at.store(now_ns(), std::memory_order_relaxed);
-    sched_yield();
-  }
+  if (spin(passed)) return;
+  const int64_t from = now_ns();
+  do sched_yield();
+  while (!spin(passed));
+  const int64_t to = now_ns();
+  calm_from.store(to + kCalm * (to - from), std::memory_order_relaxed);
 }
 
-bool undisturbed() {
-  constexpr int64_t kHalfSecond = 500'000'000;
-  const int64_t at = disturbed_at.load(std::memory_order_relaxed);
-  return at == 0 || now_ns() - at > kHalfSecond;
-}
+bool undisturbed() { return now_ns() >= calm_from.load(std::memory_order_relaxed); }
 
 }  // namespace nextstate

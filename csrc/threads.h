@@ -31,7 +31,8 @@ inline void relax() {
 #endif
 }
 
-// True when no thread had to wait long at a barrier lately: the processors are ours, and many barriers pay.
+// False for a while after a thread had to wait long at a barrier, the longer the longer it waited: many barriers pay
+// where the processors are ours, and cost little of the time where they are not.
 bool undisturbed();
 
 // All n threads meet; spins, then yields, since the machine may be shared.

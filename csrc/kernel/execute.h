@@ -151,6 +151,7 @@ static void run_flat(const Run* r, Worker* w, const Block* blocks, int nblocks, 
   amx_begin();
 #endif
   const Position at = chunk_position(r, c);
+  const bool split = r->split && c->rows <= kFewRows;
   Rows tiles[FLAT_TILES];
   while (r0 < r1) {  // pieces of a bounded number of tiles
     const int64_t most = (int64_t)FLAT_TILES * FLAT_ROWS;
@@ -160,7 +161,7 @@ static void run_flat(const Run* r, Worker* w, const Block* blocks, int nblocks, 
       const int64_t a = n * i / count;
       tiles[i] = {r0 + a, (int)(n * (i + 1) / count - a)};
     }
-    for (int b = 0; b < nblocks; b++) run_block(r, w, blocks + b, at, tiles, count, false);
+    for (int b = 0; b < nblocks; b++) run_block(r, w, blocks + b, at, tiles, count, split);
     r0 += n;
   }
 #ifdef AMX
