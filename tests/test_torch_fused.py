@@ -64,6 +64,24 @@ def test_fused_kernels_mean_the_same(name: str, lengths: torch.Tensor | None, de
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("lengths", LENGTHS[:2], ids=["full", "ragged"])
+@pytest.mark.parametrize("name", ["GRU", "LSTM", "Elman"])
+def test_gradients_of_gradients_in_eval_mode(name: str, lengths: torch.Tensor | None, device: str) -> None:
+    """cuDNN alone has neither."""
+    on(device)
+    cell = CELLS[name]().double().to(device).eval()
+    us = torch.randn(4, 5, 3, dtype=torch.float64, device=device, requires_grad=True)
+    second = []
+    for run in (fused, plain):
+        vs, _ = run(cell, us, None, None if lengths is None else lengths.to(device))
+        (slope,) = torch.autograd.grad(vs.square().sum(), us, create_graph=True)
+        second.append(torch.autograd.grad(slope.square().sum(), [us, *cell.parameters()]))
+    for a, b in zip(*second, strict=True):
+        assert b.abs().max() > 0
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
 def test_a_swapped_gate_is_seen() -> None:
     cell, broken = ns.GRU(3, 5).double(), ns.GRU(3, 5).double()
     with torch.no_grad():
@@ -81,8 +99,12 @@ def test_it_is_for_gpus_and_says_so() -> None:
     assert peer(ns.Elman(3, 5, activation=torch.sigmoid)) is None
 
 
-@pytest.mark.parametrize("cell", [ns.MinGRU(3, 5)], ids=["MinGRU"])
-def test_other_cells_run_on_the_reference_engine_on_a_gpu(cell: ns.Cell) -> None:
+@pytest.mark.parametrize(("steps", "chosen"), [(2, "reference"), (64, "scan")])
+def test_cells_without_a_fused_kernel_on_a_gpu(steps: int, chosen: str) -> None:
     on("cuda")
-    vs, _ = ns.scan(cell.cuda(), torch.randn(2, 1, 3, device="cuda"))
-    assert vs.is_cuda
+    cell, us = ns.MinGRU(3, 5).cuda(), torch.randn(steps, 4, 3, device="cuda")
+    assert ns.explain(cell, us).engine == chosen
+    assert ns.explain(ns.LayerNormGRU(3, 5).cuda()).engine == "reference"
+    found, expected = ns.scan(cell, us)[0], ns.scan(cell, us, engine="reference")[0]
+    assert found.is_cuda
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

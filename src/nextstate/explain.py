@@ -106,7 +106,8 @@ def guess(operation: str, cell: Cell) -> Tree:
     for example in _candidates(cell):
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                cell(tree_map(lambda u: u[0], example), cell.initial_state(2))
+                start = cell.initial_state(2, device=leaves(example)[0].device)
+                cell(tree_map(lambda u: u[0], example), start)
         except Exception:  # whatever a step says to an input of the wrong kind: it is not this one
             continue
         return example
@@ -124,10 +125,12 @@ def _candidates(cell: Cell) -> Iterator[Tree]:
     sizes += [p.shape[k] for p in cell.parameters() if p.dim() == 2 for k in (1, 0)]
     sizes += [p.shape[0] for p in cell.parameters() if p.dim() == 1] + [1]
     # 2 is the batch: a size of 1 is tried last, for it would be broadcast.
-    examples = [torch.zeros(1, 2, n) for n in sorted(dict.fromkeys(sizes), key=lambda n: n == 1)]
-    examples.append(torch.zeros(1, 2, dtype=torch.int64))
+    with next((p.device for p in cell.parameters()), torch.device("cpu")):
+        examples = [torch.zeros(1, 2, n) for n in sorted(dict.fromkeys(sizes), key=lambda n: n == 1)]
+        examples.append(torch.zeros(1, 2, dtype=torch.int64))
+        resets = torch.zeros(1, 2, dtype=torch.bool)
     yield from examples
-    yield from ((example, torch.zeros(1, 2, dtype=torch.bool)) for example in examples)
+    yield from ((example, resets) for example in examples)
 
 
 def _graph(step: CompiledStep) -> Iterator[str]:

@@ -17,8 +17,8 @@ from nextstate.lengths import last_valid
 from nextstate.states import Tree, leaves, rebuild
 
 LONG, NARROW = 32, 1024
-"""`auto` takes this engine, where the CPU engine refuses, for sequences of at least as many steps and states
-of at most as many numbers, all rows together: there it was faster (docs/dynamics.md)."""
+"""`auto` takes this engine, where those before it refuse, for sequences of at least as many steps; on a CPU
+for states of at most as many numbers, all rows together: there it was faster (docs/dynamics.md)."""
 
 
 class ScanEngine:
@@ -62,11 +62,12 @@ class ScanEngine:
 def _unproved(request: Request) -> str | None:
     """Why `auto` leaves a request to others: it takes this engine where that was measured to be faster."""
     device, numbers = leaves(request.us)[0].device, sum(s.numel() for s in leaves(request.s0))
-    if device.type == "cpu" and request.steps >= LONG and numbers <= NARROW:
+    known = device.type == "cuda" or (device.type == "cpu" and numbers <= NARROW)
+    if known and request.steps >= LONG:
         return None
     return (
         f"{request.steps} steps of {numbers} numbers of state on {device}; unless asked for by name it runs "
-        f"on a CPU only, from {LONG} steps on and up to {NARROW} numbers, where it is known to be faster"
+        f"from {LONG} steps on, on a GPU or for up to {NARROW} numbers on a CPU: there it is faster"
     )
 
 

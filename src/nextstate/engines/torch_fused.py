@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,22 +10,24 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from nextstate.cell import Cell
 from nextstate.cells import GRU, LSTM, Elman
-from nextstate.cells.lstm import LSTMState
+from nextstate.cells.lstm_state import LSTMState
+from nextstate.engines import cudnn
 from nextstate.engines.base import Refusal, Request
 from nextstate.lengths import last_valid
 from nextstate.states import Tree, leaves
 
-Fused = Callable[..., tuple[Tensor, ...]]
 
-
-def peer(cell: Cell) -> Fused | None:
-    """torch's operator for a cell: (input, start, weights, ...) -> (outputs, last states...)."""
+def peer(cell: Cell) -> tuple[str, cudnn.Fused] | None:
+    """cuDNN's name and torch's operator for a cell."""
     if type(cell) is GRU:
-        return torch._VF.gru
+        return "GRU", torch._VF.gru
     if type(cell) is LSTM:
-        return torch._VF.lstm
+        return "LSTM", torch._VF.lstm
     if type(cell) is Elman:
-        found: dict[Any, Fused] = {torch.tanh: torch._VF.rnn_tanh, torch.relu: torch._VF.rnn_relu}
+        found: dict[Any, tuple[str, cudnn.Fused]] = {
+            torch.tanh: ("RNN_TANH", torch._VF.rnn_tanh),
+            torch.relu: ("RNN_RELU", torch._VF.rnn_relu),
+        }
         return found.get(cell.activation)
     return None
 
@@ -71,15 +72,16 @@ class TorchEngine:
 
     def _run(self, cell: Any, data: Tensor, s0: Tree, sizes: Tensor | None) -> tuple[Tensor, Tree]:
         start = [s.unsqueeze(0).contiguous() for s in leaves(s0)]
-        weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
-        fused = peer(cell)
-        assert fused is not None
-        hx = tuple(start) if isinstance(s0, LSTMState) else start[0]
-        options = (True, 1, 0.0, cell.training, False)
-        if sizes is None:
-            vs, *last = fused(data, hx, weights, *options, False)
+        tensors = [data.contiguous(), *start, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
+        found = peer(cell)
+        assert found is not None
+        mode, fused = found
+        if data.is_cuda and torch.is_autocast_enabled("cuda") and data.dtype is not torch.float64:
+            tensors = [x.to(torch.get_autocast_dtype("cuda")) for x in tensors]
+        if cudnn.usable(tensors):
+            vs, *last = cudnn.Layer.apply(mode, fused, sizes, *tensors)
         else:
-            vs, *last = fused(data, sizes, hx, weights, *options)
+            vs, *last = cudnn.plain(fused, sizes, tensors)
         states = [s.squeeze(0) for s in last]
         return vs, LSTMState(*states) if isinstance(s0, LSTMState) else states[0]
 
