@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,15 +36,48 @@ GATE = 1e-3
 """Largest relative difference of the loss and of each gradient at which the two count as the same network."""
 
 
+class MogrifierLayer(nn.Module):
+    """The loop that a user of torch.nn writes where it has no layer: products with h and u, then LSTMCell."""
+
+    def __init__(self, inputs: int, hidden: int, rounds: int = 5) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(inputs, hidden)
+        self.q = nn.Parameter(torch.empty((rounds + 1) // 2 * inputs, hidden))
+        self.r = nn.Parameter(torch.empty(rounds // 2 * hidden, inputs))
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """In the order of `nextstate.MogrifierLSTM`."""
+        return iter([*self.cell.parameters(), self.q, self.r])
+
+    def forward(self, us: Tensor, s: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        hidden = self.cell.hidden_size
+        qs, rs = self.q.split(us.shape[-1]), self.r.split(hidden)
+        h, c = s or (us.new_zeros(len(us), hidden), us.new_zeros(len(us), hidden))
+        hs = []
+        for u in us.unbind(1):
+            for number in range(len(qs) + len(rs)):
+                if number % 2 == 0:
+                    u = 2 * torch.sigmoid(F.linear(h, qs[number // 2])) * u
+                else:
+                    h = 2 * torch.sigmoid(F.linear(u, rs[number // 2])) * h
+            h, c = self.cell(u, (h, c))
+            hs.append(h)
+        return torch.stack(hs, 1), (h, c)
+
+
 class Peer(nn.Module):
-    """The network as a user of torch.nn writes it: Embedding, GRU or LSTM, Linear."""
+    """The network as a user of torch.nn writes it: Embedding, recurrent layer, Linear."""
 
     def __init__(self, model: LanguageModel, recipe: Recipe) -> None:
         super().__init__()
         shape = recipe.shape
         self.table = nn.Embedding(model.vocabulary, shape.features)
-        layer = {"GRU": nn.GRU, "LSTM": nn.LSTM}[shape.cell]
-        self.layers = layer(shape.features, shape.hidden, shape.layers, batch_first=True)
+        if shape.cell == "MogrifierLSTM":
+            assert shape.layers == 1
+            self.layers: nn.Module = MogrifierLayer(shape.features, shape.hidden)
+        else:
+            layer = {"GRU": nn.GRU, "LSTM": nn.LSTM}[shape.cell]
+            self.layers = layer(shape.features, shape.hidden, shape.layers, batch_first=True)
         self.readout = nn.Linear(shape.hidden, model.vocabulary)
         with torch.no_grad():
             for own, theirs in zip(self.in_order(), in_order(model), strict=True):
@@ -131,6 +164,9 @@ def main() -> None:
     )
     parser.add_argument("file", type=Path, help="a text")
     parser.add_argument("--to", type=float, default=2.0, help="loss in nats a token at which the clocks stop")
+    parser.add_argument(
+        "--cell", choices=("GRU", "LSTM", "MogrifierLSTM"), help="as `train text` if not given"
+    )
     parser.add_argument("--minutes", type=float, default=1.0, help="sizes as `train text --minutes`")
     parser.add_argument("--steps", type=int, default=2000, help="steps of the schedule, and at most")
     parser.add_argument("--threads", type=int, default=2)
@@ -138,7 +174,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         corpus = prepare_corpus(read_pieces([options.file]), Path(folder))
-        recipe = sized(options.minutes, corpus.training.tokens, "GRU")
+        recipe = sized(options.minutes, corpus.training.tokens, options.cell)
         recipe = replace(recipe, steps=options.steps, dropout=Dropout())
         torch.manual_seed(0)
         model, plain = text_network(recipe, corpus.unit.size)

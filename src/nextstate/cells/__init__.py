@@ -10,7 +10,8 @@ from nextstate.cells.elman import Elman
 from nextstate.cells.gru import GRU
 from nextstate.cells.layer_norm_gru import LayerNormGRU
 from nextstate.cells.layer_norm_lstm import LayerNormLSTM
-from nextstate.cells.lstm import LSTM, LSTMState
+from nextstate.cells.lstm import LSTM
+from nextstate.cells.lstm_state import LSTMState
 from nextstate.cells.min_gru import MinGRU
 from nextstate.cells.mogrifier_lstm import MogrifierLSTM
 from nextstate.cells.peephole_lstm import PeepholeLSTM

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cell import Cell
-from nextstate.cells.lstm import LSTMState
-from nextstate.cells.parameters import check_input, check_pair, check_sizes, uniform_
+from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.parameters import check_sizes, uniform_
 
 
-class CoupledLSTM(Cell):
+class CoupledLSTM(PairCell):
     """Long short-term memory with coupled input and forget gates, gate order i, g, o.
 
     CoupledLSTM : (u, (h, c)) -> (h', (h', c'))
@@ -47,16 +46,8 @@ class CoupledLSTM(Cell):
         self.bias_hh = nn.Parameter(torch.empty(3 * hidden_size))
         uniform_(self, hidden_size)
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> LSTMState:
-        zeros = torch.zeros(batch_size, self.hidden_size, device=device, dtype=dtype)
-        return LSTMState(zeros, zeros)
-
     def forward(self, u: Tensor, s: LSTMState) -> tuple[Tensor, LSTMState]:
-        h, c = check_pair("CoupledLSTM", s)
-        check_input("CoupledLSTM", u, self.weight_ih, h, self.hidden_size)
-        check_input("CoupledLSTM", u, self.weight_ih, c, self.hidden_size)
+        h, c = self.checked(u, s)
         from_input = F.linear(u, self.weight_ih, self.bias_ih)
         from_state = F.linear(h, self.weight_hh, self.bias_hh)
         i, g, o = (from_input + from_state).chunk(3, -1)

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cell import Cell
-from nextstate.cells.lstm import LSTMState
-from nextstate.cells.parameters import check_input, check_pair, check_sizes, ones_, uniform_
+from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.parameters import check_sizes, ones_, uniform_
 
 
-class LayerNormLSTM(Cell):
+class LayerNormLSTM(PairCell):
     """Long short-term memory with layer norm on both products and on the memory, gate order i, f, g, o.
 
     LayerNormLSTM : (u, (h, c)) -> (h', (h', c'))
@@ -55,16 +54,8 @@ class LayerNormLSTM(Cell):
         uniform_(self, hidden_size)
         ones_(self.gain_ih, self.gain_hh, self.gain_c)
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> LSTMState:
-        zeros = torch.zeros(batch_size, self.hidden_size, device=device, dtype=dtype)
-        return LSTMState(zeros, zeros)
-
     def forward(self, u: Tensor, s: LSTMState) -> tuple[Tensor, LSTMState]:
-        h, c = check_pair("LayerNormLSTM", s)
-        check_input("LayerNormLSTM", u, self.weight_ih, h, self.hidden_size)
-        check_input("LayerNormLSTM", u, self.weight_ih, c, self.hidden_size)
+        h, c = self.checked(u, s)
         size = self.gain_ih.shape
         from_input = F.layer_norm(F.linear(u, self.weight_ih), size, self.gain_ih, self.bias_ih)
         from_state = F.layer_norm(F.linear(h, self.weight_hh), size, self.gain_hh, self.bias_hh)

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cell import Cell
-from nextstate.cells.parameters import check_input, check_pair, check_sizes, uniform_
+from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.parameters import check_sizes, uniform_
 
 
-class LSTMState(NamedTuple):
-    """State of the LSTM family: hidden `h` (also the output) and memory `c`, both batch first.
-
-    >>> LSTMState(torch.zeros(2, 5), torch.zeros(2, 5)).c.shape
-    torch.Size([2, 5])
-    """
-
-    h: Tensor
-    c: Tensor
-
-
-class LSTM(Cell):
+class LSTM(PairCell):
     """Long short-term memory without peepholes (as cuDNN and PyTorch), gate order i, f, g, o.
 
     LSTM : (u, (h, c)) -> (h', (h', c'))
@@ -62,16 +49,8 @@ class LSTM(Cell):
         self.bias_hh = nn.Parameter(torch.empty(4 * hidden_size))
         uniform_(self, hidden_size)
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> LSTMState:
-        zeros = torch.zeros(batch_size, self.hidden_size, device=device, dtype=dtype)
-        return LSTMState(zeros, zeros)
-
     def forward(self, u: Tensor, s: LSTMState) -> tuple[Tensor, LSTMState]:
-        h, c = check_pair("LSTM", s)
-        check_input("LSTM", u, self.weight_ih, h, self.hidden_size)
-        check_input("LSTM", u, self.weight_ih, c, self.hidden_size)
+        h, c = self.checked(u, s)
         from_input = F.linear(u, self.weight_ih, self.bias_ih)
         from_state = F.linear(h, self.weight_hh, self.bias_hh)
         i, f, g, o = (from_input + from_state).chunk(4, -1)

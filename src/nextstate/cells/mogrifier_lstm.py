@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cell import Cell
-from nextstate.cells.lstm import LSTMState
-from nextstate.cells.parameters import check_input, check_pair, check_sizes, uniform_
+from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.parameters import check_sizes, uniform_
 from nextstate.checks import refuse
 
 
-class MogrifierLSTM(Cell):
+class MogrifierLSTM(PairCell):
     """Long short-term memory behind `rounds` of mutual gating of input and state, gate order i, f, g, o.
 
     MogrifierLSTM : (u, (h, c)) -> (h', (h', c'))
@@ -55,16 +54,8 @@ class MogrifierLSTM(Cell):
         self.weight_r = nn.Parameter(torch.empty(rounds // 2 * hidden_size, input_size))
         uniform_(self, hidden_size)
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> LSTMState:
-        zeros = torch.zeros(batch_size, self.hidden_size, device=device, dtype=dtype)
-        return LSTMState(zeros, zeros)
-
     def forward(self, u: Tensor, s: LSTMState) -> tuple[Tensor, LSTMState]:
-        h, c = check_pair("MogrifierLSTM", s)
-        check_input("MogrifierLSTM", u, self.weight_ih, h, self.hidden_size)
-        check_input("MogrifierLSTM", u, self.weight_ih, c, self.hidden_size)
+        h, c = self.checked(u, s)
         qs, rs = self.weight_q.split(self.input_size), self.weight_r.split(self.hidden_size)
         for number in range(self.rounds):
             if number % 2 == 0:

@@ -39,13 +39,6 @@ def check_input(cell: str, u: Tensor, weight: Tensor, h: Tensor, hidden_size: in
             )
 
 
-def check_pair(cell: str, s: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The state of an LSTM is (h, c)."""
-    if not isinstance(s, tuple) or len(s) != 2:
-        refuse(cell, f"the state is {describe(s)}; expected a pair (h, c)")
-    return s
-
-
 def uniform_(module: nn.Module, hidden_size: int) -> None:
     """Every parameter drawn from U(-1/sqrt(H), 1/sqrt(H)), in order: the start of `torch.nn`."""
     bound = 1 / math.sqrt(hidden_size)

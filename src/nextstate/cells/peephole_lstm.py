@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cell import Cell
-from nextstate.cells.lstm import LSTMState
-from nextstate.cells.parameters import check_input, check_pair, check_sizes, uniform_
+from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.parameters import check_sizes, uniform_
 
 
-class PeepholeLSTM(Cell):
+class PeepholeLSTM(PairCell):
     """Long short-term memory with diagonal peepholes, gate order i, f, g, o.
 
     PeepholeLSTM : (u, (h, c)) -> (h', (h', c'))
@@ -50,16 +49,8 @@ class PeepholeLSTM(Cell):
         self.peephole = nn.Parameter(torch.empty(3 * hidden_size))
         uniform_(self, hidden_size)
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> LSTMState:
-        zeros = torch.zeros(batch_size, self.hidden_size, device=device, dtype=dtype)
-        return LSTMState(zeros, zeros)
-
     def forward(self, u: Tensor, s: LSTMState) -> tuple[Tensor, LSTMState]:
-        h, c = check_pair("PeepholeLSTM", s)
-        check_input("PeepholeLSTM", u, self.weight_ih, h, self.hidden_size)
-        check_input("PeepholeLSTM", u, self.weight_ih, c, self.hidden_size)
+        h, c = self.checked(u, s)
         from_input = F.linear(u, self.weight_ih, self.bias_ih)
         from_state = F.linear(h, self.weight_hh, self.bias_hh)
         i, f, g, o = (from_input + from_state).chunk(4, -1)

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cell import Cell
-from nextstate.cells.lstm import LSTMState
-from nextstate.cells.parameters import check_input, check_pair, check_sizes, uniform_
+from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.parameters import check_sizes, uniform_
 
 
-class ProjectedLSTM(Cell):
+class ProjectedLSTM(PairCell):
     """Long short-term memory with a recurrent projection, gate order i, f, g, o.
 
     ProjectedLSTM : (u, (h, c)) -> (h', (h', c'))
@@ -49,18 +48,12 @@ class ProjectedLSTM(Cell):
         self.weight_hr = nn.Parameter(torch.empty(projection_size, hidden_size))
         uniform_(self, hidden_size)
 
-    def initial_state(
-        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> LSTMState:
-        return LSTMState(
-            torch.zeros(batch_size, self.projection_size, device=device, dtype=dtype),
-            torch.zeros(batch_size, self.hidden_size, device=device, dtype=dtype),
-        )
+    @property
+    def output_size(self) -> int:
+        return self.projection_size
 
     def forward(self, u: Tensor, s: LSTMState) -> tuple[Tensor, LSTMState]:
-        h, c = check_pair("ProjectedLSTM", s)
-        check_input("ProjectedLSTM", u, self.weight_ih, h, self.projection_size)
-        check_input("ProjectedLSTM", u, self.weight_ih, c, self.hidden_size)
+        h, c = self.checked(u, s)
         from_input = F.linear(u, self.weight_ih, self.bias_ih)
         from_state = F.linear(h, self.weight_hh, self.bias_hh)
         i, f, g, o = (from_input + from_state).chunk(4, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,15 +47,18 @@ def export(
     The ONNX file is run and compared with the model before it is kept. A network that reads a whole sequence
     and then writes one becomes two C files, NAME_encoder.c and NAME_decoder.c.
     """
-    from nextstate.recipes.files import load_network
+    from nextstate.recipes.files import load_model, network_of
 
-    network = load_network(model)
+    found = load_model(model)
+    network = network_of(found)
     if out.suffix != f".{to.value}":
         refuse("export", f"--out is {out}; expected a name that ends in .{to.value}")
     if to is Target.onnx and weights is not Weights.float32:
         refuse("export", f"--weights is {weights.value}, which only --to c can write")
     folder_of("export", out.parent)
     reports = [_onnx(network, out)] if to is Target.onnx else _c(network, out, weights.value)
+    if getattr(found, "ngrams", None) is not None:
+        print("export: the network alone; the model's runs of words are no part of the file", file=sys.stderr)
     if json_output:
         print(json.dumps(reports[0] if len(reports) == 1 else {"files": reports}))
         return

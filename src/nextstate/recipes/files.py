@@ -28,12 +28,22 @@ def load_network(path: Path) -> nn.Module:
     Raises InputError if there is no such file, if it is damaged or cut short, and if it is of a kind or a
     layout version that this version of the library does not read; the message says what was found.
     """
+    return network_of(load_model(path))
+
+
+def network_of(model: Any) -> nn.Module:
+    """The module that has the parameters of a model read by `load_model`."""
+    found: nn.Module = model.network if hasattr(model, "network") else model.cell
+    return found
+
+
+def load_model(path: Path) -> Any:
+    """The model in a file: its network and what it uses beside it. Raises as `load_network`."""
     kind = kind_of(path)
     if kind not in READERS:
         refuse("load", f"{path} holds {kind!r}; this version reads {', '.join(READERS)}")
     module, reader = READERS[kind]
-    found: Any = attrgetter(reader)(import_module(module))(path)
-    return found.network if hasattr(found, "network") else found.cell
+    return attrgetter(reader)(import_module(module))(path)
 
 
 def kind_of(path: Path) -> str:

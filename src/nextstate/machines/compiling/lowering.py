@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nextstate.cell import Cell
 from nextstate.cells import GRU, LSTM, Elman
-from nextstate.cells.lstm import LSTMState
+from nextstate.cells.lstm_state import LSTMState
 from nextstate.checks import refuse
 from nextstate.machines.compiling.blueprint import ALIVE, Blueprint, Form
 from nextstate.machines.compiling.bodies import Code

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nextstate.cell import Cell
 from nextstate.cells import GRU, LSTM, Elman
-from nextstate.cells.lstm import LSTMState
+from nextstate.cells.lstm_state import LSTMState
 
 _ACTIVATION_ERROR = 4
 """Error allowed to tanh, sigmoid and each following operation, in units of the last place."""
