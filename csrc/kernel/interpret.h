@@ -34,10 +34,13 @@ INLINE int valid_lanes(const TileShape& t, int u) {
   return left < VL ? left : VL;
 }
 
-static void load_gather(const View& d, const View& table, const int64_t* ids, const TileShape& t) {
+static void load_gather(const View d, const View table, const int64_t* ids, const TileShape t) {
+  const int whole = valid_lanes(t, t.np - 1) == VL ? t.np : t.np - 1;
   for (int i = 0; i < t.nr; i++) {
     const float* src = table.p + ids[i] * table.rs;
-    for (int u = 0; u < t.np; u++) store(d.p + u * d.ps + i * d.rs, load_part(src + u * VL, valid_lanes(t, u)));
+    float* dst = d.p + i * d.rs;
+    for (int u = 0; u < whole; u++, src += VL, dst += d.ps) store(dst, load(src));
+    if (whole < t.np) store(dst, load_part(src, valid_lanes(t, whole)));
   }
 }
 

@@ -52,7 +52,8 @@ class Layout:
         """Packed rows to [T, B, ...] with zeros after each row's end."""
         if self.source is None:
             return rows.unflatten(0, (steps, self.batch))
-        flat = rows.new_zeros((steps * self.batch, *rows.shape[1:])).index_copy(0, self.source, rows)
+        flat = rows.new_zeros((steps * self.batch, *rows.shape[1:]))
+        flat.index_copy_(0, self.source, rows)
         return flat.unflatten(0, (steps, self.batch))
 
     def sort(self, s: Tensor) -> Tensor:
