@@ -192,7 +192,7 @@ def main() -> None:
         set_threads(options.threads)
         for begin in range(0, options.steps, BLOCK):
             for name, runner in runners.items():
-                torch.set_num_threads(1 if name == "nextstate" else options.threads)
+                torch.set_num_threads(options.threads)
                 for chunk in chunks[begin : begin + BLOCK]:
                     if runner.mean() > options.to:
                         runner.step(chunk)
