@@ -19,7 +19,14 @@ from nextstate.compiler.compiling import compile_step
 from nextstate.states import Tree, leaves, tree_map
 
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-USERS = ["chunked gates", "layer norm", "attention over parts", "two in a row", "einsum heads", "antisymmetric"]
+USERS = [
+    "chunked gates",
+    "layer norm",
+    "attention over parts",
+    "two in a row",
+    "einsum heads",
+    "antisymmetric",
+]
 LARGE = [(ns.GRU, 33, 70, 24, 37), (ns.LSTM, 16, 64, 40, 29), (ns.LayerNormGRU, 20, 48, 17, 31)]
 """Cell, input size, hidden size, steps, batch: enough work for two threads and several blocks of rows."""
 
