@@ -243,6 +243,9 @@ class Buzzometer:
                     raise ValueError(f"it is not a Buzzometer: its metadata has no {FORMAT!r}")
                 about = json.loads(metadata[FORMAT])
                 tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            broken = [name for name, x in tensors.items() if not x.isfinite().all()]
+            if broken:
+                raise ValueError(f"{broken[0]} holds numbers that are not finite")
             words = Words(**about["words"])
             shape = Shape(
                 about["features"],

@@ -20,6 +20,14 @@ LINE = "sphinx of black quartz, judge my vow\n"
 KEPT_ANYWAY = "nextstate: interrupted; the same command goes on from the last checkpoint"
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_not_ignored():
+    """As it is where the tests themselves run in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def call(*arguments):
     """Exit code and stderr of a command run in this process; complaints as they are raised."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -10,7 +10,7 @@ from nextstate.networks.document_classifier import DocumentClassifier
 from nextstate.recipes.buzz import Recipe, ngrams_of
 from nextstate.tasks.buzz.calibration import Temperature, fit_share
 from nextstate.tasks.buzz.examples import Examples
-from nextstate.tasks.buzz.ngrams import NGrams, fit_ngrams, places
+from nextstate.tasks.buzz.ngrams import AT_ONCE, NGrams, fit_ngrams, places
 from nextstate.tasks.buzz.words import Words
 
 ROWS = 1 << 12
@@ -45,6 +45,8 @@ def test_every_distinct_run_counts_once():
     assert torch.allclose(ngrams.logits([text])[0], wanted, atol=1e-5)
     assert torch.equal(ngrams.logits([[], text, []])[[0, 2]], ngrams.bias.expand(2, 3))
     assert ngrams.logits([]).shape == (0, 3)
+    many = [text, []] * AT_ONCE
+    assert torch.equal(ngrams.logits(many)[-2:], ngrams.logits([text, []]))
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 8])
@@ -210,6 +212,7 @@ def test_ngrams_come_back_from_the_file(tmp_path):
         ({"ngrams.most": torch.ones(1)}, "power of two"),
         ({"ngrams.bias": torch.zeros(1)}, "power of two"),
         ({"ngrams.bias": torch.full((3,), torch.nan)}, "finite"),
+        ({"table.scale": torch.full((1,), torch.inf)}, "table.scale holds numbers that are not finite"),
     ],
 )
 def test_ngrams_that_are_no_ngrams_are_refused_with_the_file(tmp_path, damage, complaint):

@@ -20,6 +20,14 @@ from nextstate.training import (
 )
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_not_ignored():
+    """As it is where the tests themselves run in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Asking:
     """A loss that sends its own process signals in the course of step `at`, and notes the steps it ended."""
 
@@ -92,7 +100,6 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
 
 @pytest.mark.parametrize("kept", [True, False], ids=["not asked for", "no checkpoints"])
 def test_where_nothing_can_be_kept_or_nobody_asked_for_it_the_first_one_does(tmp_path, kept):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     asking = Asking(7, [signal.SIGINT])
 
     def scope():
@@ -102,13 +109,18 @@ def test_where_nothing_can_be_kept_or_nobody_asked_for_it_the_first_one_does(tmp
             with stoppable():
                 train(asking, None)
 
-    try:
-        with pytest.raises(KeyboardInterrupt) as stop:
-            scope()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        scope()
     assert not isinstance(stop.value, Interrupted)
     assert asking.ended[-1] == 6
+
+
+def test_a_signal_that_was_ignored_stays_so(tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asking = Asking(3, [signal.SIGINT])
+    with stoppable():
+        train(asking, tmp_path)
+    assert asking.ended[-1] == 20
 
 
 def test_the_handlers_of_before_are_back(monkeypatch):

@@ -44,7 +44,8 @@ def stoppable() -> Iterator[None]:
 
     The checkpoint of that step is written, then `Interrupted` (a KeyboardInterrupt) is raised. A second
     signal, or one while no such `fit` runs, raises KeyboardInterrupt at once. For the main thread. One of
-    several processes leaves SIGTERM alone: by it torchrun ends those whose partner is gone.
+    several processes leaves SIGTERM alone: by it torchrun ends those whose partner is gone. A signal that
+    was ignored before (by nohup, or in a job in the background of a script) stays so.
 
     >>> with stoppable():
     ...     try:
@@ -56,7 +57,8 @@ def stoppable() -> Iterator[None]:
     request = _Request()
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     numbers = [signal.SIGINT, signal.SIGTERM] if alone else [signal.SIGINT]
-    before = {number: signal.signal(number, request.handle) for number in numbers}
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, request.handle) for number in heard}
     token = _request.set(request)
     try:
         yield

@@ -41,6 +41,13 @@ class Examples:
         return Examples([self.ids[place] for place in places], self.labels[places])
 
     def __add__(self, other: Examples) -> Examples:
+        """Both, one behind the other. Raises InputError unless both have numbers, or as many classes."""
+        if self.labels.shape[1:] != other.labels.shape[1:]:
+            refuse(
+                "Examples",
+                f"labels {list(self.labels.shape)} and {list(other.labels.shape)} do not go together; "
+                "make both `softened`",
+            )
         return Examples([*self.ids, *other.ids], np.concatenate([self.labels, other.labels]))
 
 

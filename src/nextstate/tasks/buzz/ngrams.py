@@ -19,6 +19,9 @@ ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 MOST = 3
 """The longest run of words."""
 
+AT_ONCE = 1024
+"""Texts whose n-grams are held in memory together."""
+
 
 @dataclass(frozen=True, slots=True)
 class NGrams:
@@ -41,10 +44,13 @@ class NGrams:
 
     def logits(self, texts: Sequence[Sequence[int] | np.ndarray]) -> Tensor:
         """Logits [N, C] of texts given as ids."""
-        found = [np.unique(places(ids, len(self.weights))) for ids in texts]
-        flat = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *found]))
-        begins = torch.from_numpy(np.cumsum([0, *map(len, found)])[: len(found)])
-        return F.embedding_bag(flat, self.weights, begins, mode="sum") + self.bias
+        parts = [self.bias.new_empty(0, len(self.bias))]
+        for first in range(0, len(texts), AT_ONCE):
+            found = [np.unique(places(ids, len(self.weights))) for ids in texts[first : first + AT_ONCE]]
+            begins = torch.from_numpy(np.cumsum([0, *map(len, found)])[: len(found)])
+            flat = torch.from_numpy(np.concatenate(found))
+            parts.append(F.embedding_bag(flat, self.weights, begins, mode="sum") + self.bias)
+        return torch.cat(parts)
 
     def scaled(self, factor: float) -> NGrams:
         return replace(self, weights=self.weights * factor, bias=self.bias * factor)
