@@ -35,6 +35,7 @@ struct RunArgs {
 };
 
 int row_block(int64_t B, int threads);
+bool spread();  // asked for by tests: the smallest run is shared, so that they meet what threads may do wrong
 
 // Owns the arrays a Plan points to.
 class Program {

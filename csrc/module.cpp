@@ -183,9 +183,10 @@ struct Step {
     args.buffers[input] = reinterpret_cast<float*>(u);
     args.buffers[output] = reinterpret_cast<float*>(v);
     nb::gil_scoped_release release;
-    // Threads that have gone to sleep take longer to wake than what they could save.
+    // Threads that sleep take longer to wake than what they could save in one step: they are woken for a row of steps.
     using Clock = std::chrono::steady_clock;
-    args.threads = args.B > kFewRows || Clock::now() - last < std::chrono::microseconds(100) ? threads : 1;
+    const bool at_once = Clock::now() - last < std::chrono::microseconds(100);
+    args.threads = args.B > kFewRows || at_once || spread() ? threads : 1;
     program.run(packed, args);
     last = Clock::now();
   }
@@ -259,6 +260,7 @@ NB_MODULE(_engine, m) {
            nb::arg("inits"), nb::arg("init_lds"), nb::arg("B"), nb::arg("threads"), nb::arg("row_block"), nb::arg("input"),
            nb::arg("output"))
       .def("__call__", &Step::operator(), nb::arg("u"), nb::arg("v"));
+  m.attr("FEW_ROWS") = kFewRows;
   m.def("row_block", &row_block, nb::arg("B"), nb::arg("threads"),
         "Height of the row tiles: give the same one to the forward and the backward run.");
   m.def("empty", &empty, nb::arg("rows"), nb::arg("cols"), "A float32 tensor from the pool, uninitialised.");

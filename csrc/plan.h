@@ -8,7 +8,7 @@
 
 namespace nextstate {
 
-constexpr int64_t kFewRows = 4;  // up to here the weights' way from the cache is the cost: rows are not split
+constexpr int kFewRows = 4;  // up to here the weights' way from the cache is the cost: rows are not split
 
 struct Buffer {
   Kind kind;

@@ -15,16 +15,18 @@ constexpr int64_t kChunkRows = 768;
 constexpr int kTileRows = 16, kFlatRows = 24, kMaxGroup = 4;
 constexpr int64_t kSplitFloats = 49152;  // weights of a block that pay for a barrier
 
-// Work that pays for waking a thread; in tests the smallest does, so that they meet what threads may do wrong.
-double threads_flops() {
-  static const double least = std::getenv("NEXTSTATE_SPREAD") ? 0 : 1e7;
-  return least;
-}
+// Work that pays for waking a thread.
+double threads_flops() { return spread() ? 0 : 1e7; }
 
 double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 }  // namespace
+
+bool spread() {
+  static const bool asked = std::getenv("NEXTSTATE_SPREAD");
+  return asked;
+}
 
 // Tiles of equal height, at most kTileRows, at least one for each thread.
 int row_block(int64_t B, int threads) {
@@ -88,7 +90,7 @@ struct Job {
     for (int i = 0; i < plan.ntn; i++) row += static_cast<double>(plan.tn[i].n) * std::max(plan.tn[i].k, 1);
     return 2 * row * static_cast<double>(first_row(args.T));
   }
-  // Whether threads share the panels of a block: of those inside the loop, and where it is one step of all.
+  // Whether threads share the panels of the blocks inside the loop; of all blocks if the run is one step.
   bool few_rows() const {
     if (args.B > kFewRows || !plan.nstep) return false;
     double floats = 0;
@@ -238,7 +240,7 @@ struct Job {
   }
 
   void flat(Worker& w, const Block* blocks, int n, const Chunk& c) {
-    if (run.split && c.rows <= kFewRows) return kernels.flat(&run, &w, blocks, n, &c, 0, c.rows);
+    if (run.split && run.T == 1) return kernels.flat(&run, &w, blocks, n, &c, 0, c.rows);
     kernels.flat(&run, &w, blocks, n, &c, c.rows * w.id / run.threads, c.rows * (w.id + 1) / run.threads);
   }
 
@@ -298,11 +300,12 @@ void Program::run(const Packed& packed, RunArgs& args) const {
   job.cut_chunks();
   job.run = {&plan_, packed.memory.get(), nullptr, args.ids.data(), args.T, args.B, args.off, args.ring,
              args.row_block, std::max(args.threads, 1), nullptr, ws->counter, nullptr, 0, false,
-             [](void* b) { static_cast<Barrier*>(b)->wait(); }, &ws->barrier};
-  if (job.flops() < threads_flops() && !(job.few_rows() && undisturbed())) job.run.threads = 1;
+             [](void* b) { back_off(static_cast<Barrier*>(b)->wait()); }, &ws->barrier};
+  const bool share = job.few_rows() && (spread() || may_share());
+  if (job.flops() < threads_flops() && !share) job.run.threads = 1;
   auto start = [&](int threads) {
     job.run.threads = threads;
-    job.run.split = threads > 1 && job.few_rows() && undisturbed();
+    job.run.split = threads > 1 && share;
     job.allocate();
     ws->barrier.reset(threads);
     ws->counter[0] = ws->counter[1] = 0;

@@ -14,8 +14,8 @@ namespace {
 
 constexpr auto kSpin = std::chrono::microseconds(40);
 
-constexpr int64_t kCalm = 10;  // after a thread was waited for: so many times as long without barriers inside a step
-std::atomic<int64_t> calm_from{0};
+constexpr int64_t kBackoff = 10;
+std::atomic<int64_t> backoff_until{0};
 
 int64_t now_ns() { return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -137,23 +137,30 @@ void share_team(const OpenMp* library) {
 
 bool team_shared() { return shared.load(std::memory_order_relaxed) != nullptr; }
 
-void Barrier::wait() {
-  if (n_ == 1) return;
+int64_t Barrier::wait() {
+  if (n_ == 1) return 0;
   const unsigned phase = phase_.load(std::memory_order_relaxed);
   if (waiting_.fetch_add(1, std::memory_order_acq_rel) + 1 == n_) {
     waiting_.store(0, std::memory_order_relaxed);
     phase_.store(phase + 1, std::memory_order_release);
-    return;
+    return 0;
   }
   auto passed = [&] { return phase_.load(std::memory_order_acquire) != phase; };
-  if (spin(passed)) return;
+  if (spin(passed)) return 0;
   const int64_t from = now_ns();
   do sched_yield();
   while (!spin(passed));
-  const int64_t to = now_ns();
-  calm_from.store(to + kCalm * (to - from), std::memory_order_relaxed);
+  return now_ns() - from;
 }
 
-bool undisturbed() { return now_ns() >= calm_from.load(std::memory_order_relaxed); }
+void back_off(int64_t waited) {
+  if (!waited) return;
+  const int64_t until = now_ns() + kBackoff * waited;
+  int64_t before = backoff_until.load(std::memory_order_relaxed);
+  while (before < until && !backoff_until.compare_exchange_weak(before, until, std::memory_order_relaxed)) {
+  }
+}
+
+bool may_share() { return now_ns() >= backoff_until.load(std::memory_order_relaxed); }
 
 }  // namespace nextstate

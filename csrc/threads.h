@@ -1,6 +1,7 @@
 // A team of threads, in which the caller takes part: that of an OpenMP library the process already runs, or our own.
 #pragma once
 #include <atomic>
+#include <cstdint>
 
 namespace nextstate {
 
@@ -31,18 +32,19 @@ inline void relax() {
 #endif
 }
 
-// False for a while after a thread had to wait long at a barrier, the longer the longer it waited: many barriers pay
-// where the processors are ours, and cost little of the time where they are not.
-bool undisturbed();
+// Barriers inside a step pay where the processors are ours. Where a thread had to be waited for, nobody uses them for
+// ten times as long: they cost little of the time then.
+void back_off(int64_t waited);  // nanoseconds; 0 changes nothing
+bool may_share();
 
-// All n threads meet; spins, then yields, since the machine may be shared.
+// All n threads meet; spins, then yields, since the machine may be shared. Returns for how many nanoseconds it yielded.
 class Barrier {
  public:
   void reset(int n) {
     n_ = n;
     waiting_.store(0, std::memory_order_relaxed);
   }
-  void wait();
+  int64_t wait();
 
  private:
   int n_ = 1;

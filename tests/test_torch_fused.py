@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import nextstate as ns
+from nextstate.cells import LSTMState
+from nextstate.engines import cudnn
 from nextstate.engines.torch_fused import TorchEngine, peer
 from nextstate.run import ENGINES, request_for
 from nextstate.states import leaves
@@ -64,6 +66,23 @@ def test_fused_kernels_mean_the_same(name: str, lengths: torch.Tensor | None, de
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
+def second(run, cell, us, s0, lengths):
+    """First and second derivatives of two chunks, the state carried: an input depends on others."""
+    wanted = [us, *leaves(s0), *dict.fromkeys(cell.parameters())]
+    torch.manual_seed(2)
+    vs, s = run(cell, us, s0, lengths)
+    vs, s = run(cell, vs[:, :, :3] + us, s, lengths)
+    total = sum((y * torch.randn_like(y)).sum() for y in (vs.sin(), *leaves(s)))
+    first = torch.autograd.grad(total, wanted, create_graph=True)
+    return [*first, *torch.autograd.grad(sum((g * torch.randn_like(g)).sum() for g in first), wanted)]
+
+
+def start(cell, device):
+    shape = {"dtype": torch.float64, "device": device, "requires_grad": True}
+    parts = [torch.randn(5, 5, **shape) for _ in range(2)]
+    return LSTMState(*parts) if isinstance(cell, ns.LSTM) else parts[0]
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("lengths", LENGTHS[:2], ids=["full", "ragged"])
 @pytest.mark.parametrize("name", ["GRU", "LSTM", "Elman"])
@@ -72,14 +91,58 @@ def test_gradients_of_gradients_in_eval_mode(name: str, lengths: torch.Tensor | 
     on(device)
     cell = CELLS[name]().double().to(device).eval()
     us = torch.randn(4, 5, 3, dtype=torch.float64, device=device, requires_grad=True)
-    second = []
-    for run in (fused, plain):
-        vs, _ = run(cell, us, None, None if lengths is None else lengths.to(device))
-        (slope,) = torch.autograd.grad(vs.square().sum(), us, create_graph=True)
-        second.append(torch.autograd.grad(slope.square().sum(), [us, *cell.parameters()]))
-    for a, b in zip(*second, strict=True):
+    s0, lengths = start(cell, device), None if lengths is None else lengths.to(device)
+    for a, b in zip(second(fused, cell, us, s0, lengths), second(plain, cell, us, s0, lengths), strict=True):
         assert b.abs().max() > 0
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+class WithoutGradients(torch.autograd.Function):
+    """Stands in for cuDNN where there is none: its gradients are those that can be differentiated."""
+
+    @staticmethod
+    def forward(ctx, operator, *tensors):
+        ctx.operator = operator
+        ctx.save_for_backward(*tensors)
+        return tuple(cudnn.plain(operator, None, tensors))
+
+    @staticmethod
+    def backward(ctx, *grads):
+        wanted = ctx.needs_input_grad[1:]
+        with torch.enable_grad():
+            return None, *cudnn.differentiable(ctx.operator, None, ctx.saved_tensors, grads, wanted)
+
+
+@pytest.mark.parametrize("name", ["GRU", "LSTM"])
+def test_gradients_computed_once_more(name: str) -> None:
+    """An input may depend on the weights, and two of them may be the same."""
+    cell = CELLS[name]().double()
+    cell.bias_hh = cell.bias_ih
+    us = torch.randn(4, 5, 3, dtype=torch.float64, requires_grad=True)
+
+    def alone(cell, us, s0, lengths):
+        weights = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+        states = [s.unsqueeze(0) for s in leaves(s0)]
+        vs, *last = WithoutGradients.apply(peer(cell)[1], us, *states, *weights)
+        last = [s.squeeze(0) for s in last]
+        return vs, LSTMState(*last) if len(last) > 1 else last[0]
+
+    s0 = start(cell, "cpu")
+    for a, b in zip(second(alone, cell, us, s0, None), second(plain, cell, us, s0, None), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS[:2], ids=["full", "ragged"])
+def test_a_graph_kept_and_autocast_on_a_gpu(lengths: torch.Tensor | None) -> None:
+    on("cuda")
+    cell, us = ns.GRU(3, 5).cuda(), torch.randn(4, 5, 3, device="cuda", requires_grad=True)
+    vs, _ = fused(cell, us, lengths=None if lengths is None else lengths.cuda())
+    once, again = (torch.autograd.grad(vs.sum(), us, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(once, again)
+    with torch.autocast("cuda", torch.float16):
+        half, s = ns.scan(cell, us, lengths=lengths)
+    assert half.dtype == s.dtype == torch.float16
+    torch.testing.assert_close(half.float(), vs, rtol=0.02, atol=0.02)
 
 
 def test_a_swapped_gate_is_seen() -> None:

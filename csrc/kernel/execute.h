@@ -151,7 +151,7 @@ static void run_flat(const Run* r, Worker* w, const Block* blocks, int nblocks, 
   amx_begin();
 #endif
   const Position at = chunk_position(r, c);
-  const bool split = r->split && c->rows <= kFewRows;
+  const bool split = r->split && r->T == 1;
   Rows tiles[FLAT_TILES];
   while (r0 < r1) {  // pieces of a bounded number of tiles
     const int64_t most = (int64_t)FLAT_TILES * FLAT_ROWS;

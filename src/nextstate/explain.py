@@ -104,9 +104,10 @@ def _look_ups(cell: Cell, us: Tree, s0: Tree) -> Iterator[str]:
 def guess(operation: str, cell: Cell) -> Tree:
     """An input [1, 2, ...] that the step accepts."""
     for example in _candidates(cell):
+        device = leaves(example)[0].device
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                start = cell.initial_state(2, device=leaves(example)[0].device)
+            with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                start = cell.initial_state(2, device=device)
                 cell(tree_map(lambda u: u[0], example), start)
         except Exception:  # whatever a step says to an input of the wrong kind: it is not this one
             continue

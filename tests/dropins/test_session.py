@@ -55,25 +55,6 @@ def test_rows_side_by_side_have_the_bits_of_one_alone(kind: type[ns.Cell], input
         assert torch.equal(torch.stack([alone.step(u) for u in us[:, row]]), found[:, row])
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize(
-    ("kind", "weights"),
-    [(ns.GRU, "float32"), (ns.GRU, "bfloat16"), (ns.GRU, "int8"), (ns.LayerNormGRU, "float32")],
-)
-def test_threads_that_share_the_weights_of_a_step(
-    kind: type[ns.Cell], weights: str, batch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Weights so large that two or three threads divide them, wherever one step follows the other at once."""
-    cell, us = made(kind, 176, 160), torch.randn(60, batch, 176)
-    found = []
-    for count in (1, 2, 3):
-        monkeypatch.setattr("nextstate.engines.threads._chosen", count)
-        session = ns.Session(cell if weights == "float32" else ns.Quantised(cell, weights), batch_size=batch)
-        found.append(torch.stack([session.step(u) for u in us]))
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
-
-
 OUTSIDE = (
     "MinGRU",
     "Decoder",

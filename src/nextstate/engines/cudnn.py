@@ -6,12 +6,13 @@ when they are asked for), and weights laid side by side at every call without a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.backends.cudnn import flags, is_acceptable
+from torch.backends.cudnn import is_acceptable
 from torch.backends.cudnn.rnn import get_cudnn_mode
 
 Fused = Callable[..., Sequence[Tensor]]
@@ -20,8 +21,9 @@ Fused = Callable[..., Sequence[Tensor]]
 
 def usable(tensors: Sequence[Tensor]) -> bool:
     """Whether cuDNN takes tensors of this kind; a compiler sees torch's own operator instead."""
-    alike = all(x.is_cuda and x.dtype == tensors[0].dtype for x in tensors)
-    return alike and is_acceptable(tensors[0]) and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling():
+        return False
+    return all(x.is_cuda and x.dtype == tensors[0].dtype for x in tensors) and is_acceptable(tensors[0])
 
 
 def plain(fused: Fused, sizes: Tensor | None, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -34,18 +36,27 @@ def plain(fused: Fused, sizes: Tensor | None, tensors: Sequence[Tensor]) -> Sequ
     return fused(data, sizes, hx, weights, *options)
 
 
+def run(mode: str, fused: Fused, sizes: Tensor | None, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The same by cuDNN, whose name for the cell is `mode`."""
+    train = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    found: Sequence[Tensor] = Layer.apply(mode, fused, sizes, train, *tensors)
+    return found
+
+
 class Layer(torch.autograd.Function):
-    """The same by cuDNN: (mode, operator, batch sizes, input, start..., weights) -> (outputs, states...)."""
+    """(mode, operator, batch sizes, train, input, start..., weights) -> (outputs, states...)."""
 
     @staticmethod
-    def forward(ctx: Any, mode: str, fused: Fused, sizes: Tensor | None, *tensors: Tensor) -> Any:
+    def forward(
+        ctx: Any, mode: str, fused: Fused, sizes: Tensor | None, train: bool, *tensors: Tensor
+    ) -> Any:
         data, h, *cell = tensors[:-4]
         weights = [w.detach() for w in tensors[-4:]]  # flattening moves these, not the parameters
         kind, hidden = get_cudnn_mode(mode), weights[1].shape[1]
         form = (4, data.shape[-1], kind, hidden, 0, 1, False, False)
         block = torch._cudnn_rnn_flatten_weight(weights, *form)
         steps = [] if sizes is None else sizes.tolist()
-        options = (kind, hidden, 0, 1, False, 0.0, any(ctx.needs_input_grad), False, steps, None)
+        options = (kind, hidden, 0, 1, False, 0.0, train, False, steps, None)
         c = cell[0] if cell else None
         vs, hT, cT, reserve, block = torch._cudnn_rnn(data, weights, 4, block, h, c, *options)
         ctx.fused, ctx.sizes, ctx.options = fused, sizes, options
@@ -55,25 +66,42 @@ class Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         *tensors, w0, w1, w2, w3, block, vs, reserve = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[3:]
+        wanted = ctx.needs_input_grad[4:]
         if torch.is_grad_enabled():
-            return None, None, None, *_differentiable(ctx.fused, ctx.sizes, tensors, grads, wanted)
+            return None, None, None, None, *differentiable(ctx.fused, ctx.sizes, tensors, grads, wanted)
         data, h, *cell = tensors[:-4]
         c, over = cell[0] if cell else None, [g.contiguous() for g in grads]
         mask = [wanted[0], wanted[1], bool(cell) and wanted[2], any(wanted[-4:])]
         du, dh, dc, dw = torch.ops.aten._cudnn_rnn_backward(
             data, [w0, w1, w2, w3], 4, block, h, c, vs, *over, *(() if cell else (None,)), *ctx.options,
-            reserve, mask,
+            reserve.clone(), mask,  # cuDNN writes there, and the graph may be kept for another backward pass
         )  # fmt: skip
         found = (du, dh, *((dc,) if cell else ()), *(dw if mask[3] else (None,) * 4))
-        return None, None, None, *(g if w else None for g, w in zip(found, wanted, strict=True))
+        return None, None, None, None, *(g if w else None for g, w in zip(found, wanted, strict=True))
 
 
-def _differentiable(
-    fused: Fused, sizes: Tensor | None, tensors: Sequence[Tensor], grads: Sequence[Tensor], wanted: Any
+def differentiable(
+    fused: Fused,
+    sizes: Tensor | None,
+    tensors: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """The gradients once more, as functions with gradients: cuDNN's have none."""
+    # Aliases: an input may depend on another one (a state on the weights), or be the same.
+    tensors = [x.view_as(x) for x in tensors]
     chosen = [x for x, w in zip(tensors, wanted, strict=True) if w]
-    with flags(enabled=False):
+    with _without_cudnn():
         rest = iter(torch.autograd.grad(plain(fused, sizes, tensors), chosen, grads, create_graph=True))
     return [next(rest) if w else None for w in wanted]
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """torch's own loop for what runs within; the switch is that of the whole process."""
+    before = torch._C._get_cudnn_enabled()
+    torch._C._set_cudnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_cudnn_enabled(before)

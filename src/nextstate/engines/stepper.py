@@ -19,9 +19,6 @@ from nextstate.engines.operator import Registered
 from nextstate.engines.threads import threads
 from nextstate.states import Tree, leaves, rebuild, tree_map
 
-FEW_ROWS = 4
-"""Up to as many rows threads share the columns of large weights: the engine decides by their size."""
-
 PRECISIONS = {"float32": "fp32", "bfloat16": "weights16", "int8": "weights8"}
 """The engine's name for how weights are kept."""
 
@@ -71,7 +68,8 @@ class Stepper:
             pointers[index] = memory.data_ptr()
             self.outs.append(memory[:, : step.shapes.outputs[j]])
         packed = bound.pack([call._slot("weight", k) for k in range(len(step.shapes.weights))], cache=False)
-        count = threads() if batch <= FEW_ROWS or bound.work * batch > SMALL else 1
+        # Of few rows threads may share the columns of the weights: the engine decides that by their size.
+        count = threads() if batch <= _engine.FEW_ROWS or bound.work * batch > SMALL else 1
         outcome = bound.program.found["out", 0] if self.outs else changing
         self.run = _engine.Step(
             bound.native, packed, pointers, [block.data_ptr() for _, block in starts], lds, batch, count,

@@ -79,7 +79,7 @@ class TorchEngine:
         if data.is_cuda and torch.is_autocast_enabled("cuda") and data.dtype is not torch.float64:
             tensors = [x.to(torch.get_autocast_dtype("cuda")) for x in tensors]
         if cudnn.usable(tensors):
-            vs, *last = cudnn.Layer.apply(mode, fused, sizes, *tensors)
+            vs, *last = cudnn.run(mode, fused, sizes, tensors)
         else:
             vs, *last = cudnn.plain(fused, sizes, tensors)
         states = [s.squeeze(0) for s in last]
@@ -89,18 +89,17 @@ class TorchEngine:
         """Rows of length 0 keep their start; the others go as a packed sequence, longest first."""
         order = torch.argsort(lengths, descending=True, stable=True)
         order = order[: int((lengths > 0).sum())]
-        hidden = leaves(request.s0)[0].shape[1]
-        vs = request.us.new_zeros(request.steps, request.batch, hidden)
+        shape = (request.steps, request.batch, leaves(request.s0)[0].shape[1])
         if not len(order):
-            return vs, request.s0
+            return request.us.new_zeros(shape), request.s0
         start = [s.index_select(0, order) for s in leaves(request.s0)]
         s0 = LSTMState(*start) if isinstance(request.s0, LSTMState) else start[0]
         packed = pack_padded_sequence(request.us.index_select(1, order), lengths[order].cpu())
         data, last = self._run(request.cell, packed.data, s0, packed.batch_sizes)
         outputs, _ = pad_packed_sequence(PackedSequence(data, packed.batch_sizes), total_length=request.steps)
-        vs = vs.index_copy(1, order, outputs)
+        vs = outputs.new_zeros(shape).index_copy(1, order, outputs)  # of another dtype under autocast
         states = [
-            whole.index_copy(0, order, part)
+            whole.to(part.dtype).index_copy(0, order, part)
             for whole, part in zip(leaves(request.s0), leaves(last), strict=True)
         ]
         return vs, LSTMState(*states) if isinstance(request.s0, LSTMState) else states[0]
