@@ -63,7 +63,7 @@ def speed(threads: int, call: Callable[[], object]) -> float:
 
 
 def fastest_session(cell: ns.Cell, threads: int) -> ns.Session:
-    """With one thread or so many; a session keeps the number that it began with."""
+    """The faster of two sessions, of one thread and of `threads`: each keeps the number it began with."""
     u, sessions = torch.randn(cell.initial_state(1).shape[1]), []
     for count in (1, threads):
         ns.set_threads(count)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.lstm_state import LSTMState, LSTMFamily
 from nextstate.cells.parameters import check_sizes, uniform_
 
 
-class CoupledLSTM(PairCell):
+class CoupledLSTM(LSTMFamily):
     """Long short-term memory with coupled input and forget gates, gate order i, g, o.
 
     CoupledLSTM : (u, (h, c)) -> (h', (h', c'))

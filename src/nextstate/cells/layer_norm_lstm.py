@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.lstm_state import LSTMState, LSTMFamily
 from nextstate.cells.parameters import check_sizes, ones_, uniform_
 
 
-class LayerNormLSTM(PairCell):
+class LayerNormLSTM(LSTMFamily):
     """Long short-term memory with layer norm on both products and on the memory, gate order i, f, g, o.
 
     LayerNormLSTM : (u, (h, c)) -> (h', (h', c'))

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.lstm_state import LSTMState, LSTMFamily
 from nextstate.cells.parameters import check_sizes, uniform_
 
 
-class LSTM(PairCell):
+class LSTM(LSTMFamily):
     """Long short-term memory without peepholes (as cuDNN and PyTorch), gate order i, f, g, o.
 
     LSTM : (u, (h, c)) -> (h', (h', c'))

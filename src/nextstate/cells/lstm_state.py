@@ -23,7 +23,7 @@ class LSTMState(NamedTuple):
     c: Tensor
 
 
-class PairCell(Cell):
+class LSTMFamily(Cell):
     """A cell with `weight_ih` [rows, I] whose state is an `LSTMState` of h [B, output size] and c [B, H]."""
 
     hidden_size: int
@@ -31,6 +31,7 @@ class PairCell(Cell):
 
     @property
     def output_size(self) -> int:
+        """How many numbers h has: as many as c, unless it is projected."""
         return self.hidden_size
 
     def initial_state(

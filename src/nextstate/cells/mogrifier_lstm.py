@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.lstm_state import LSTMState, LSTMFamily
 from nextstate.cells.parameters import check_sizes, uniform_
 from nextstate.checks import refuse
 
 
-class MogrifierLSTM(PairCell):
+class MogrifierLSTM(LSTMFamily):
     """Long short-term memory behind `rounds` of mutual gating of input and state, gate order i, f, g, o.
 
     MogrifierLSTM : (u, (h, c)) -> (h', (h', c'))

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.lstm_state import LSTMState, LSTMFamily
 from nextstate.cells.parameters import check_sizes, uniform_
 
 
-class PeepholeLSTM(PairCell):
+class PeepholeLSTM(LSTMFamily):
     """Long short-term memory with diagonal peepholes, gate order i, f, g, o.
 
     PeepholeLSTM : (u, (h, c)) -> (h', (h', c'))

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cells.lstm_state import LSTMState, PairCell
+from nextstate.cells.lstm_state import LSTMState, LSTMFamily
 from nextstate.cells.parameters import check_sizes, uniform_
 
 
-class ProjectedLSTM(PairCell):
+class ProjectedLSTM(LSTMFamily):
     """Long short-term memory with a recurrent projection, gate order i, f, g, o.
 
     ProjectedLSTM : (u, (h, c)) -> (h', (h', c'))
