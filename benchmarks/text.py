@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.engines.threads import set_threads
 from nextstate.networks import LanguageModel
 from nextstate.recipes.text import Dropout, Recipe, frequencies_, optimiser_for, text_loss, text_network
 from nextstate.recipes.text_plan import sized
@@ -189,10 +188,9 @@ def main() -> None:
             "nextstate": Runner(model, recipe, ours(model)),
             "torch.nn": Runner(peer, recipe, theirs(peer)),
         }
-        set_threads(options.threads)
+        torch.set_num_threads(options.threads)
         for begin in range(0, options.steps, BLOCK):
-            for name, runner in runners.items():
-                torch.set_num_threads(options.threads)
+            for runner in runners.values():
                 for chunk in chunks[begin : begin + BLOCK]:
                     if runner.mean() > options.to:
                         runner.step(chunk)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nextstate.cells.lstm_state import LSTMState, LSTMFamily
+from nextstate.cells.lstm_state import LSTMFamily, LSTMState
 from nextstate.cells.parameters import check_sizes, ones_, uniform_
 
 
