@@ -1,6 +1,7 @@
 """Many files scored, here and on Ray's workers: every row once, in order, with the model's own answer."""
 
 import csv
+import gzip
 import importlib.util
 import json
 import os
@@ -10,12 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from nextstate import InputError
 from nextstate.buzzometer import Buzzometer
-from nextstate.recipes.buzz_files import pairs_of, score_file, score_here
+from nextstate.recipes.buzz_files import pairs_of, score_file, score_here, score_on_ray
 from web.tiny import save_tiny
 
 WORDS = ["good", "lovely", "awful", "bad", "table", "walk", "the", "is"]
@@ -98,8 +100,13 @@ def test_what_cannot_be_scored(model, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.csv").write_text("text\ngood\n")
-    with pytest.raises(InputError, match="two files of one name"):
+    with pytest.raises(InputError, match=r"a/x.csv and .*b/x.csv would both be written to .*out/x.csv"):
         pairs_of(str(tmp_path / "*" / "x.csv"), tmp_path / "out")
+    (tmp_path / "b" / "x.csv.gz").write_bytes(gzip.compress(b"text\nbad\n"))
+    with pytest.raises(
+        InputError, match=r"b/x.csv and .*b/x.csv.gz would both .*score them into two folders"
+    ):
+        pairs_of(str(tmp_path / "b" / "*"), tmp_path / "out")
     (tmp_path / "a" / "y.csv").write_text("what,else\n1,2\n")
     done = list(score_here(pairs_of(str(tmp_path / "a" / "*.csv"), tmp_path / "out"), model))
     assert done[0].rows == 1
@@ -107,6 +114,98 @@ def test_what_cannot_be_scored(model, tmp_path):
     with pytest.raises(InputError, match="no column 'b'"):
         score_file(Buzzometer.load(model), tmp_path / "a" / "x.csv", tmp_path / "out" / "x.csv", "b")
     assert not (tmp_path / "out" / "y.csv").exists()
+
+
+def test_a_damaged_file_stops_no_other(model, tmp_path):
+    packed = gzip.compress("".join(f"{n * n}\n" for n in range(9000)).encode())
+    (tmp_path / "a.txt.gz").write_bytes(packed[:-100])
+    (tmp_path / "b.txt").write_text("good\n")
+    damaged, good = score_here(pairs_of(str(tmp_path / "*"), tmp_path / "out"), model)
+    assert "a.txt.gz beyond row " in damaged.problem
+    assert (good.rows, good.problem) == (1, "")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.txt"]
+
+
+def test_many_files_of_a_given_format(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "part-0").write_text("text,n\ngood,1\n")
+    (tmp_path / "in" / "part-1.dat").write_text('{"text": "a"}\n{"text": "b", "n": 1}\n')
+    for name, format in (("part-0", "csv"), ("part-1.dat", "jsonl")):
+        pairs = pairs_of(str(tmp_path / "in" / name), tmp_path / "out", format)
+        [done] = score_here(pairs, model, format=format)
+        assert done.problem == ""
+    assert read(tmp_path / "out" / "part-0")[1][:3] == ["good", "1", "positive"]
+    assert json.loads((tmp_path / "out" / "part-1.dat").read_text().splitlines()[1])["n"] == 1
+
+
+class RayInThisProcess(ModuleType):
+    """As much of Ray as is needed to see what is handed to it; workers are here."""
+
+    def __init__(self):
+        super().__init__("ray")
+        self.started = 0
+        context = SimpleNamespace(get_current=SimpleNamespace)
+        self.data = SimpleNamespace(DataContext=context, from_items=self.from_items)
+        self.put = self.get = lambda value: value
+
+    def is_initialized(self):
+        return False
+
+    def init(self, **options):
+        self.started += 1
+
+    def shutdown(self):
+        self.started -= 1
+
+    def cluster_resources(self):
+        return {"CPU": 2.0}
+
+    def from_items(self, items, override_num_blocks):
+        def map_batches(worker, fn_constructor_args, **options):
+            made = worker(*fn_constructor_args)
+
+            def rows():
+                for item in items:
+                    batch = {name: SimpleNamespace(tolist=lambda v=v: [v]) for name, v in item.items()}
+                    yield {name: values[0] for name, values in made(batch).items()}
+
+            return SimpleNamespace(iter_rows=rows)
+
+        return SimpleNamespace(map_batches=map_batches)
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    ray = RayInThisProcess()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ray.data)
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    monkeypatch.setattr("nextstate.engines.threads.set_threads", lambda count: None)
+    return ray
+
+
+def test_workers_leave_nothing_behind(ray, model, tmp_path):
+    write_files(tmp_path / "in", 2, 20)
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "in" / "x.csv").write_text("what,else\n1,2\n")
+    scored = score_on_ray(pairs_of(str(tmp_path / "in" / "*.csv"), out), model)
+    done = [next(scored)]
+    [aside] = [path for path in out.iterdir() if path.is_dir()]
+    (aside / ".writing-1-part-1.csv").touch()  # of a worker that was killed
+    done += scored
+    assert [(one.rows, one.unread) for one in done] == [(20, 1), (20, 1), (0, 0)]
+    assert "which column holds the text" in done[2].problem
+    (tmp_path / "in" / "x.csv").unlink()
+    check(model, tmp_path / "in", out)
+    assert ray.started == 0
+
+
+def test_a_wrong_model_is_refused_before_ray_starts(ray, tmp_path):
+    (tmp_path / "a.csv").write_text("text\ngood\n")
+    ray.init = None
+    with pytest.raises(InputError, match="cannot read a model"):
+        next(score_on_ray(pairs_of(str(tmp_path / "a.csv"), tmp_path), tmp_path / "missing"))
 
 
 def workers_of(pid):

@@ -3,13 +3,16 @@
 import csv
 import gzip
 import json
+import os
+import sys
 import threading
+from itertools import islice
 
 import pytest
 
 from nextstate import InputError
 from nextstate.tasks.buzz.scored import ADDED, output_names, with_answer, writing
-from nextstate.tasks.buzz.tables import Row, arriving, format_of, read_table
+from nextstate.tasks.buzz.tables import Row, arriving, count_rows, format_of, read_table
 
 
 def rows_of(path, column=None, **kw):
@@ -117,6 +120,8 @@ def test_tables_that_cannot_be_right_are_refused(tmp_path, name, content, column
 
 def test_formats_by_name():
     assert [format_of(name) for name in ("a.CSV", "b.ndjson.gz", "c.pq")] == ["csv", "jsonl", "parquet"]
+    with pytest.raises(InputError, match=r"a.parquet.gz: Parquet is compressed within; expected a.parquet"):
+        format_of("a.parquet.gz")
     with pytest.raises(InputError, match="no format"):
         format_of("a.csv", "xml")
 
@@ -156,3 +161,144 @@ def test_csv_cells_that_are_not_text(tmp_path):
     assert dict(zip(names, values, strict=True)) == {
         "text": "a", "n": "", "deep": '{"k": [1]}', "label": "x", "score": "", "probability": "0.5",
     }  # fmt: skip
+
+
+def written(table, out, answer=("x", 0.5, 0.9)):
+    """The rows of a table in a file; the fields that are left out."""
+    names = output_names(table.names)
+    with writing(out, table, format_of(out)) as writer:
+        writer.write([with_answer(row.fields, names, answer) for row in table.rows])
+    return writer.left_out
+
+
+def test_numbers_of_the_input_are_not_rounded(tmp_path):
+    path, out = tmp_path / "a.jsonl", tmp_path / "b.csv"
+    path.write_text('{"text": "a", "id": 16777217.25, "in": [0.123456789]}\n')
+    written(read_table(path), out, ("x", 0.123456789, 0.5))
+    assert out.read_text().splitlines()[1] == "a,16777217.25,[0.123456789],x,0.123457,0.5"
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_fields_that_the_first_row_does_not_name_are_counted_or_kept(tmp_path, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    path, out = tmp_path / "a.jsonl", tmp_path / f"b.{ending}"
+    path.write_text(
+        '{"text": "a", "input_label": 1}\n{"text": "b", "label": 2, "input_label": 3, "new": 4}\n'
+    )
+    assert written(read_table(path), out) == (0 if ending == "jsonl" else 2)
+    second = rows_of(out, "text")[1].fields
+    assert (second["label"], str(second["input_label"])) == ("x", "3")
+    if ending == "jsonl":
+        assert (second["input_input_label"], second["new"]) == (2, 4)
+
+
+def test_a_name_that_appears_late_is_called_the_same_in_all_rows():
+    names = output_names(["text"])
+    rows = [{"label": 1}, {"input_label": 2, "label": 3}, {"input_label": 4}]
+    assert [{k: v for k, v in with_answer(row, names, "abc").items() if k not in ADDED} for row in rows] == [
+        {"input_label": 1},
+        {"input_input_label": 2, "input_label": 3},
+        {"input_input_label": 4},
+    ]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_output_named_gz_is_packed(tmp_path, ending):
+    path, out = tmp_path / "a.txt", tmp_path / f"b.{ending}.gz"
+    path.write_text("good\nbad é\n")
+    written(read_table(path), out)
+    assert out.read_bytes()[:4] == b"\x1f\x8b\x08\x00", "packed, and no name of a file within"
+    assert [row.text for row in rows_of(out, "text")] == ["good", "bad é"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.txt", out.name]
+
+
+@pytest.mark.parametrize("damage", ["cut", "other bytes"])
+def test_a_packed_file_that_is_damaged_is_refused_after_its_whole_rows(tmp_path, damage):
+    path = tmp_path / "a.csv.gz"
+    lines = "".join(f"{(n * 7919) ** 3}\n" for n in range(20_000))
+    packed = bytearray(gzip.compress(f"text\n{lines}".encode()))
+    if damage == "cut":
+        del packed[-len(packed) // 2 :]
+    else:
+        packed[len(packed) // 2 :] = b"\xff" * (len(packed) - len(packed) // 2)
+    path.write_bytes(packed)
+    rows = read_table(path).rows
+    whole = [row.text for row in islice(rows, 1000)]
+    assert whole == lines.split()[:1000]
+    with pytest.raises(InputError, match=r"cannot read .*a.csv.gz beyond row \d+: .*; expected a whole file"):
+        list(rows)
+
+
+def test_a_parquet_file_that_is_damaged_is_refused_in_one_line(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    path = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table({"text": [f"text {n}" for n in range(5000)]}), path)
+    content = bytearray(path.read_bytes())
+    content[4:2000] = b"\xff" * 1996
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a.parquet beyond row 0: .*expected a whole file") as refused:
+        rows_of(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_standard_input_that_is_waited_for_can_be_closed(monkeypatch):
+    """As the interpreter does at its end, where it aborts if a thread holds what it closes."""
+    end, begin = os.pipe()
+    with open(end, encoding="utf-8", closefd=False) as stdin, open(begin, "wb", buffering=0) as source:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        groups = arriving(read_table("-").rows, 8)
+        source.write(b"good\n")
+        assert [row.text for row in next(groups)] == ["good"]  # the next row is waited for from here on
+        closing = threading.Thread(target=stdin.close, daemon=True)
+        closing.start()
+        closing.join(2)
+        closed = not closing.is_alive()
+        source.write(b"bad\n")
+        source.close()
+        assert closed
+        assert [row.text for group in groups for row in group] == ["bad"]
+        closing.join()
+    os.close(end)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_half_a_character_is_kept_or_replaced(tmp_path, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    path, out = tmp_path / "a.jsonl", tmp_path / f"b.{ending}"
+    path.write_text('{"text": "so good \\ud83d", "\\ude00": ["\\ud83d"]}\n{"text": "é"}\n')
+    written(read_table(path), out)
+    first, second = rows_of(out, "text")
+    kept = ending == "jsonl"
+    half, other = (chr(code if kept else 0xFFFD) for code in (0xD83D, 0xDE00))
+    assert first.text == f"so good {half}"
+    assert first.fields[other] == ([half] if kept else f'["{half}"]')
+    assert second.text == "é"
+
+
+def test_a_quotation_mark_that_is_never_closed_is_a_problem_of_its_row(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('id,text\n1,"a\nb"\n2,"so\n3,bad\n4,good')
+    whole, open_row = rows_of(path)
+    assert (whole.text, whole.problem) == ("a\nb", "")
+    assert (open_row.number, open_row.text) == (2, None)
+    assert open_row.problem == "a quotation mark opened in this row is never closed"
+    assert open_row.fields == {"id": "2", "text": "so\n3,bad\n4,good"}
+    path.write_text('id,"text\n1,bad\n')
+    with pytest.raises(InputError, match="first line, the names of the columns, is never closed"):
+        read_table(path)
+
+
+def test_what_a_pipe_holds_is_not_used_up_to_count_its_rows(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text\na\n")
+    assert count_rows(path) == 2
+    end, begin = os.pipe()
+    os.write(begin, b"text\nb\n")
+    os.close(begin)
+    assert count_rows(f"/dev/fd/{end}", "csv") is None
+    with open(end, "rb") as left:
+        assert left.read() == b"text\nb\n"

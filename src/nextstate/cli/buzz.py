@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from nextstate.checks import refuse
 from nextstate.cli.buzz_report import report
 from nextstate.cli.buzz_track import track
+from nextstate.cli.rows_progress import counting
 from nextstate.writing import folder_of
 
 if TYPE_CHECKING:  # imported when texts are scored: the other commands must answer at once
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # imported when texts are scored: the other commands must ans
     from nextstate.tasks.buzz.tables import Row
 
 DEFAULT = "score"
+WORDS = 5
 
 
 class Engine(StrEnum):
@@ -67,10 +69,13 @@ def score(
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option(help="Of the input, if its name does not say: csv, tsv, jsonl, lines."),
+        typer.Option(help="Of the input, if its name does not say: csv, tsv, jsonl, parquet, lines."),
     ] = None,
     model: Annotated[Path | None, typer.Option(help="A model of your own.")] = None,
-    words: Annotated[int, typer.Option(min=0, help="Words to name that moved the score the most.")] = 5,
+    words: Annotated[
+        int | None,
+        typer.Option(min=0, show_default=str(WORDS), help="Words to name that moved the score the most."),
+    ] = None,
     engine: Annotated[Engine, typer.Option(help="Of many files: here, or on the workers of Ray.")] = (
         Engine.here
     ),
@@ -91,26 +96,34 @@ def score(
 
     if texts and file is not None:
         refuse("buzz", "give texts or --file, not both")
-    many = file is not None and not file.exists() and any(mark in str(file) for mark in "*?[")
+    # os.path, since Path.exists raises for names that no file can have
+    many = file is not None and not os.path.exists(file) and any(mark in str(file) for mark in "*?[")
     if engine is Engine.ray and not many:
         refuse("buzz", "--engine ray goes with many files: --file 'folder/*.parquet'")
+    if workers is not None and engine is not Engine.ray:
+        refuse("buzz", f"--workers {workers} goes with --engine ray and many files")
+    if words is not None and not texts:
+        refuse("buzz", f"--words {words} goes with texts given as arguments; rows get no words")
     if many:
-        _score_many(str(file), out, column, model, engine, workers, json_output)
+        _score_many(str(file), out, column, format, model, engine, workers, json_output)
         return
     buzzometer = Buzzometer.load(model)
     if texts:
         if out is not None:
             refuse("buzz", "--out goes with --file or standard input")
-        _show_texts(buzzometer, texts, words, json_output)
+        _show_texts(buzzometer, texts, WORDS if words is None else words, json_output)
     else:
         _score_table(buzzometer, file or Path("-"), column, out, format, json_output)
 
 
 def _show_texts(buzzometer: Buzzometer, texts: list[str], words: int, json_output: bool) -> None:
+    from nextstate.tasks.buzz.scored import json_line, whole_characters
+
+    texts = [whole_characters(text) for text in texts]  # an argument may be bytes that are no UTF-8
     for text, answer in zip(texts, buzzometer.score(texts), strict=True):
         explanation = buzzometer.explain(text) if words else None
         if json_output:
-            print(json.dumps(_as_json(text, answer, explanation), ensure_ascii=False))
+            print(json_line(_as_json(text, answer, explanation), sys.stdout), end="")
         else:
             _print_answer(text, answer, explanation, words)
 
@@ -168,9 +181,8 @@ def _score_table(
     kind = format_of(file, format)
     table = read_table(file, column, format=format)
     renamed = output_names(table.names)
-    for old, new in renamed.items():
-        if old != new:
-            print(f"buzz: the column {old!r} of the input is called {new!r} in the output", file=sys.stderr)
+    _tell_renamed(renamed)
+    known = set(renamed)
     bad = 0
     streaming = str(file) == "-"
     if out is None:
@@ -178,7 +190,7 @@ def _score_table(
         place: Any = nullcontext(writer_to(sys.stdout, table, chosen))
     else:
         place = writing(out, table, "tsv" if format_of(out) == "lines" else format_of(out))
-    with place as writer, _progress(file, out) as advance:
+    with place as writer, counting("scoring", file, format, out is not None) as advance:
         for rows in arriving(table.rows, AT_ONCE) if streaming else _groups(table.rows, AT_ONCE):
             for row in rows:
                 if row.text is None:
@@ -186,14 +198,26 @@ def _score_table(
                     print(f"buzz: row {row.number} is kept without a score: {row.problem}", file=sys.stderr)
             writer.write(answered(buzzometer, rows, renamed))
             advance(len(rows))
+    if writer.left_out:
+        reason = "since the first row does not name them; a .jsonl output keeps them"
+        print(f"buzz: {writer.left_out} fields of rows are not in the output, {reason}", file=sys.stderr)
+    else:
+        _tell_renamed({old: new for old, new in renamed.items() if old not in known})
     if out is not None:
         print(f"wrote {out}" + (f"; {bad} rows could not be read" if bad else ""), file=sys.stderr)
+
+
+def _tell_renamed(renamed: dict[str, str]) -> None:
+    for old, new in renamed.items():
+        if old != new:
+            print(f"buzz: the column {old!r} of the input is called {new!r} in the output", file=sys.stderr)
 
 
 def _score_many(
     pattern: str,
     out: Path | None,
     column: str | None,
+    format: str | None,
     model: Path | None,
     engine: Engine,
     workers: int | None,
@@ -203,12 +227,14 @@ def _score_many(
     from nextstate.recipes.buzz_files import pairs_of, score_here, score_on_ray
 
     out = Path("scored") if out is None else out
-    pairs = pairs_of(pattern, out)
+    pairs = pairs_of(pattern, out, format)
     for source, target in pairs:
         _check_other(source, target)
     folder_of("buzz", out)
-    on_ray = engine is Engine.ray
-    scored = score_on_ray(pairs, model, column, workers) if on_ray else score_here(pairs, model, column)
+    if engine is Engine.ray:
+        scored = score_on_ray(pairs, model, column, workers, format)
+    else:
+        scored = score_here(pairs, model, column, format)
     refused = []
     results = sys.stdout
     with redirect_stdout(sys.stderr):  # Ray prints what happens to its workers
@@ -220,8 +246,6 @@ def _score_many(
             else:
                 told = done.problem or f"{done.rows} rows, {done.unread} without a text"
                 print(f"{place} of {len(pairs)}: {done.source}: {told}")
-    for left in out.glob(".writing-*"):  # of workers that were killed
-        left.unlink()
     print(f"wrote {len(pairs) - len(refused)} files to {out}", file=sys.stderr)
     if refused:
         refuse("buzz", f"{len(refused)} of {len(pairs)} files are not scored; {refused[0].problem}")
@@ -229,10 +253,14 @@ def _score_many(
 
 def _check_other(source: Path, target: Path) -> None:
     """Raises InputError if what is written would take the place of what is read, by whatever name."""
-    if not target.exists():
+    try:
+        target.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        refuse("buzz", f"--out is {target}, which cannot be written: {error.strerror}; name another one")
     read = f"the input {source}" if str(source) != "-" else "what standard input reads"
-    same = source.exists() and source.samefile(target)
+    same = os.path.exists(source) and source.samefile(target)
     if str(source) == "-":
         with suppress(OSError, ValueError):  # standard input may be no file at all
             same = os.path.samestat(os.fstat(sys.stdin.fileno()), target.stat())
@@ -243,25 +271,3 @@ def _check_other(source: Path, target: Path) -> None:
 def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
     while group := list(islice(rows, size)):
         yield group
-
-
-@contextmanager
-def _progress(file: Path, out: Path | None) -> Iterator[Any]:
-    """Counts rows on a terminal where results go to a file; says nothing otherwise."""
-    if out is None or not sys.stderr.isatty():
-        yield lambda rows: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from nextstate.tasks.buzz.tables import count_rows
-
-    total = count_rows(file)
-    columns = (
-        BarColumn(30),
-        TextColumn("{task.completed} rows, {task.speed:.0f} a second"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("scoring", total=total)
-        yield lambda rows: progress.advance(task, rows)

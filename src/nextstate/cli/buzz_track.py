@@ -6,7 +6,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextstate.checks import refuse
+from nextstate.cli.rows_progress import counting
 
 if TYPE_CHECKING:
     from nextstate.tasks.buzz.tables import Row
@@ -56,7 +56,7 @@ def track(
         refuse("buzz track", f"a model with labels {', '.join(buzzometer.labels)} has no score to track")
     fingerprint = hashlib.sha256((model or SHIPPED).read_bytes()).hexdigest()[:16]
     counts = {"rows": 0, "added": 0, "known": 0, "unread": 0}
-    with Store(db, fingerprint) as store, _progress(file) as advance:
+    with Store(db, fingerprint) as store, counting("tracking", file) as advance:
         while rows := list(islice(table.rows, AT_ONCE)):
             posts = list(_posts(rows, time, topic, counts))
             new = store.missing(posts)
@@ -95,24 +95,3 @@ def _topic(row: Row, column: str | None) -> str:
         return "all"
     value = row.fields.get(column)
     return "no topic" if value is None or value == "" else str(value)
-
-
-@contextmanager
-def _progress(file: Path) -> Iterator[Any]:
-    """Counts rows on a terminal, with their rate and the time left; says nothing otherwise."""
-    if not sys.stderr.isatty():
-        yield lambda rows: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from nextstate.tasks.buzz.tables import count_rows
-
-    columns = (
-        BarColumn(30),
-        TextColumn("{task.completed} rows, {task.speed:.0f} a second"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("tracking", total=count_rows(file))
-        yield lambda rows: progress.advance(task, rows)

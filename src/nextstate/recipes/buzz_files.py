@@ -42,15 +42,19 @@ def answered(buzzometer: Buzzometer, rows: Sequence[Row], renamed: dict[str, str
     return written
 
 
-def score_file(buzzometer: Buzzometer, source: Path, target: Path, column: str | None = None) -> Done:
+def score_file(
+    buzzometer: Buzzometer, source: Path, target: Path, column: str | None = None, format: str | None = None
+) -> Done:
     """Score a table into another, in memory that does not grow with it; `target` appears when it is whole.
 
-    Raises InputError for a file or a column that is not there.
+    `format` is that of both, where their endings do not say it.
+
+    Raises InputError for a file or a column that is not there, and for a file that is damaged.
     """
-    table = read_table(source, column)
+    table = read_table(source, column, format=format)
     renamed = output_names(table.names)
     count = unread = 0
-    with writing(target, table, _written(target)) as writer:
+    with writing(target, table, _written(target, format)) as writer:
         while rows := list(islice(table.rows, AT_ONCE)):
             writer.write(answered(buzzometer, rows, renamed))
             count += len(rows)
@@ -58,28 +62,35 @@ def score_file(buzzometer: Buzzometer, source: Path, target: Path, column: str |
     return Done(str(source), count, unread)
 
 
-def pairs_of(pattern: str, out: Path) -> list[tuple[Path, Path]]:
+def pairs_of(pattern: str, out: Path, format: str | None = None) -> list[tuple[Path, Path]]:
     """The files that a pattern names, each with the file in the folder `out` that its rows are written to.
 
-    Raises InputError if there are none, or two of one name.
+    Raises InputError if there are none, or two that would be written to one.
     """
     files = [Path(name) for name in sorted(glob(pattern, recursive=True)) if Path(name).is_file()]
     if not files:
         refuse("buzz", f"no file is called {pattern}")
-    if len({file.name for file in files}) < len(files):
-        refuse("buzz", f"{pattern} names two files of one name; they would be written to one in {out}")
+    source_of: dict[Path, Path] = {}
     for file in files:
-        format_of(file)
-    return [(file, out / file.name.removesuffix(".gz")) for file in files]
+        format_of(file, format)
+        target = out / file.name.removesuffix(".gz")
+        if target in source_of:
+            both = f"{source_of[target]} and {file}"
+            refuse("buzz", f"{both} would both be written to {target}; score them into two folders")
+        source_of[target] = file
+    return [(file, target) for target, file in source_of.items()]
 
 
 def score_here(
-    pairs: Iterable[tuple[Path, Path]], model: Path | None = None, column: str | None = None
+    pairs: Iterable[tuple[Path, Path]],
+    model: Path | None = None,
+    column: str | None = None,
+    format: str | None = None,
 ) -> Iterator[Done]:
     """Score files one after the other in this process; what one of them is refused for stops no other."""
     buzzometer = Buzzometer.load(model)
     for source, target in pairs:
-        yield _tried(buzzometer, source, target, column)
+        yield _tried(buzzometer, source, target, column, format)
 
 
 def score_on_ray(
@@ -87,20 +98,24 @@ def score_on_ray(
     model: Path | None = None,
     column: str | None = None,
     workers: int | None = None,
+    format: str | None = None,
 ) -> Iterator[Done]:
     """Score files on the workers of Ray Data, as many at a time as there are (default: cores).
 
     A file is the unit of work: the one of a worker that dies is scored again by another, whole, and takes
     its name only then, so no row is lost and none is there twice. Files and folders have to be where every
-    machine reaches them; the model travels. Ray is joined where RAY_ADDRESS says, or started here.
+    machine reaches them; the model travels. Ray is joined where RAY_ADDRESS says, or started here. Files are
+    written in a folder of this run beside the first target, so that what workers that died leave behind is
+    known from what other runs are writing.
 
-    Raises InputError if Ray is not installed.
+    Raises InputError if Ray is not installed or the model cannot be read.
     """
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise InputError(f"buzz: --engine ray: {error}; it needs pip install 'nextstate[ray]'") from error
+    Buzzometer.load(model)  # refused here in one line, on a worker in a traceback of Ray's
     started = not ray.is_initialized()
     if started:
         there = "RAY_ADDRESS" in os.environ
@@ -116,11 +131,20 @@ def score_on_ray(
             {"source": str(source.resolve()), "target": str(target.resolve())} for source, target in pairs
         ]
         most = max(1, min(len(items), workers or int(ray.cluster_resources().get("CPU", 1))))
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            _Worker, batch_size=1, concurrency=(1, most), fn_constructor_args=(weights, column), num_cpus=1
-        )
-        for row in dataset.iter_rows():
-            yield Done(row["source"], int(row["rows"]), int(row["unread"]), row["problem"])
+        beside = Path(items[0]["target"]).parent
+        beside.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=".writing-", dir=beside, ignore_cleanup_errors=True
+        ) as folder:
+            dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+                _Worker,
+                batch_size=1,
+                concurrency=(1, most),
+                fn_constructor_args=(weights, folder, column, format),
+                num_cpus=1,
+            )
+            for row in dataset.iter_rows():
+                yield Done(row["source"], int(row["rows"]), int(row["unread"]), row["problem"])
     finally:
         if started:
             ray.shutdown()
@@ -129,7 +153,7 @@ def score_on_ray(
 class _Worker:
     """What a worker keeps between files: the model."""
 
-    def __init__(self, weights: Any, column: str | None) -> None:
+    def __init__(self, weights: Any, folder: str, column: str | None, format: str | None) -> None:
         import ray
         import torch
 
@@ -141,22 +165,31 @@ class _Worker:
             file.write(ray.get(weights))
             file.flush()
             self.buzzometer = Buzzometer.load(Path(file.name))
-        self.column = column
+        self.folder, self.column, self.format = Path(folder), column, format
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         names = zip(batch["source"].tolist(), batch["target"].tolist(), strict=True)
-        done = [_tried(self.buzzometer, Path(source), Path(target), self.column) for source, target in names]
+        done = [self._score(Path(source), Path(target)) for source, target in names]
         return {field: [getattr(one, field) for one in done] for field in Done._fields}
 
+    def _score(self, source: Path, target: Path) -> Done:
+        aside = self.folder / target.name
+        done = _tried(self.buzzometer, source, aside, self.column, self.format)
+        if not done.problem:
+            os.replace(aside, target)
+        return done
 
-def _tried(buzzometer: Buzzometer, source: Path, target: Path, column: str | None) -> Done:
+
+def _tried(
+    buzzometer: Buzzometer, source: Path, target: Path, column: str | None, format: str | None
+) -> Done:
     try:
-        return score_file(buzzometer, source, target, column)
+        return score_file(buzzometer, source, target, column, format)
     except InputError as error:
         return Done(str(source), 0, 0, str(error))
 
 
-def _written(target: Path) -> str:
+def _written(target: Path, format: str | None) -> str:
     """The format of a file that is written; plain lines get columns, so they become TSV."""
-    kind = format_of(target)
+    kind = format_of(target, format)
     return "tsv" if kind == "lines" else kind

@@ -7,12 +7,13 @@ import gzip
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from nextstate.checks import InputError, refuse
 
@@ -29,6 +30,11 @@ SUFFIXES = {
 }
 USUAL = ("text", "review", "tweet", "sentence", "comment", "content", "message", "body")
 """Names under which a column of texts is found without being named."""
+
+UNREADABLE = (OSError, EOFError, zlib.error, csv.Error, ValueError)
+"""What reading a damaged file may raise; pyarrow's own errors are OSErrors and ValueErrors."""
+
+NOT_CLOSED = "a quotation mark opened in this row is never closed"
 
 csv.field_size_limit(sys.maxsize)
 
@@ -70,7 +76,10 @@ def format_of(path: Path | str, given: str | None = None) -> str:
     ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
     if ending.lower() not in SUFFIXES:
         refuse("table", f"{path}: its ending says no format; expected one of {', '.join(SUFFIXES)}")
-    return SUFFIXES[ending.lower()]
+    kind = SUFFIXES[ending.lower()]
+    if kind == "parquet" and path.suffix == ".gz":
+        refuse("table", f"{path}: Parquet is compressed within; expected {path.with_suffix('').name}")
+    return kind
 
 
 def read_table(
@@ -80,18 +89,22 @@ def read_table(
 
     `column` names the texts; without it the only column is taken, or one with a usual name (`USUAL`). In a
     file of plain lines every line is a text. `also` names columns that must be there too. A row is a problem
-    if it has too few or too many fields, is not a JSON object, or holds no text in its column; bytes that are
-    no UTF-8 are replaced.
+    if it has too few or too many fields, opens a quotation mark that is never closed, is not a JSON object,
+    or holds no text in its column; bytes that are no UTF-8 are replaced.
 
-    Raises InputError if there is no such file or column.
+    Raises InputError if there is no such file or column; so do the rows where the file turns out damaged.
     """
     kind = format_of(path, format)
-    if kind == "parquet":
-        return _parquet(path, column, also)
+    table = _parquet(path, column, also) if kind == "parquet" else _text_table(path, kind, column, also)
+    table.rows = _readable(table.rows, path)
+    return table
+
+
+def _text_table(path: Path | str, kind: str, column: str | None, also: Sequence[str]) -> Table:
     stream = _open(path)
-    if kind == "lines":
-        return Table(["text"], "text", _lines(stream))
     try:
+        if kind == "lines":
+            return Table(["text"], "text", _lines(stream))
         if kind == "jsonl":
             table = _json_lines(stream, path, column)
         else:
@@ -99,9 +112,27 @@ def read_table(
         for name in also:
             choose_column(table.names, name, path)
         return table
-    except InputError:
+    except UNREADABLE as error:  # InputError is one of them
         stream.close()
-        raise
+        _unreadable(error, f"{path}")
+
+
+def _readable(rows: Iterator[Row], path: Path | str) -> Iterator[Row]:
+    """The rows up to where the file is damaged, then an InputError that says where."""
+    last = 0
+    try:
+        for row in rows:
+            yield row
+            last = row.number
+    except UNREADABLE as error:
+        _unreadable(error, f"{path} beyond row {last}")
+
+
+def _unreadable(error: Exception, place: str) -> NoReturn:
+    if isinstance(error, InputError):
+        raise error
+    reason = " ".join(str(error).split()) or type(error).__name__  # pyarrow's span several lines
+    raise InputError(f"table: cannot read {place}: {reason}; expected a whole file") from error
 
 
 def arriving(rows: Iterator[Row], most: int) -> Iterator[list[Row]]:
@@ -155,13 +186,22 @@ def choose_column(names: Iterable[str], wanted: str | None, where: object) -> st
 
 def _open(path: Path | str) -> IO[str]:
     if str(path) == "-":
-        return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace", newline="")
+        return io.TextIOWrapper(_standard_input(), encoding="utf-8-sig", errors="replace", newline="")
     try:
         raw: Any = (gzip.open if str(path).endswith(".gz") else open)(path, "rb")
         raw.peek(1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"table: cannot read {path}: {error}") from error
     return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
+
+
+def _standard_input() -> IO[bytes]:
+    """Standard input with a buffer of its own: the interpreter closes that of `sys.stdin` as it ends, and
+    aborts if a thread (`arriving`) still waits within it."""
+    try:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except OSError:  # no file at all: someone put a stream of their own in its place
+        return sys.stdin.buffer
 
 
 def _lines(stream: IO[str]) -> Iterator[Row]:
@@ -172,10 +212,22 @@ def _lines(stream: IO[str]) -> Iterator[Row]:
 
 
 def _separated(stream: IO[str], path: Path | str, column: str | None, mark: str) -> Table:
-    reader = csv.reader(stream, delimiter=mark)
+    ended = False
+
+    def lines() -> Iterator[str]:
+        nonlocal ended
+        yield from stream
+        ended = True
+
+    # The reader asks for a line beyond the last in mid-row only while a quotation mark is open.
+    reader = csv.reader(lines(), delimiter=mark)
     names = next(reader, None)
     if names is None:
         refuse("table", f"{path} is empty; its first line should name the columns")
+    if ended:
+        refuse(
+            "table", f"{path}: a quotation mark in its first line, the names of the columns, is never closed"
+        )
     if len(set(names)) < len(names):
         refuse("table", f"{path}: two columns have one name: {', '.join(map(repr, names))}")
     column = choose_column(names, column, path)
@@ -188,6 +240,7 @@ def _separated(stream: IO[str], path: Path | str, column: str | None, mark: str)
                     problem = f"it has {len(values)} fields, the table {len(names)} columns"
                     values = [*values[: len(names) - 1], mark.join(values[len(names) - 1 :])]
                     values += [""] * (len(names) - len(values))
+                problem = NOT_CLOSED if ended else problem
                 fields = dict(zip(names, values, strict=True))
                 yield Row(number, fields, None if problem else fields[column], problem)
 
@@ -238,7 +291,7 @@ def _parquet(path: Path | str, column: str | None, also: Sequence[str]) -> Table
     parquet = _arrow_parquet()
     try:
         file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+    except UNREADABLE as error:
         raise InputError(f"table: cannot read {path}: {error}") from error
     column = choose_column(file.schema_arrow.names, column, path)
     for name in also:
@@ -269,7 +322,7 @@ def count_rows(path: Path | str, format: str | None = None) -> int | None:
     kind = format_of(path, format)
     if kind == "parquet":
         return int(_arrow_parquet().ParquetFile(path).metadata.num_rows)
-    if str(path) == "-" or str(path).endswith(".gz"):
-        return None
+    if str(path) == "-" or str(path).endswith(".gz") or not Path(path).is_file():
+        return None  # to count the rows of a pipe would use them up
     with open(path, "rb") as file:
         return sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
