@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -47,7 +48,6 @@ AGAIN = replace(GENERAL, epochs=1, rate=1.2e-3)
 LAST = replace(GENERAL, epochs=1, rate=1e-3, average=0.99)
 JUDGED = Recipe(epochs=2, rate=1e-3)
 READING = Recipe(batch=32, words=10**6, average=0.0)
-
 
 NGRAM_MINUTES = 1.5
 """What is kept of a time to fit n-grams and to measure."""
@@ -83,8 +83,12 @@ def train(
     spent: float = 0.0,
     ngrams: Examples | None = None,
 ) -> Buzzometer:
-    """A run to its end; `minutes` (less the seconds `spent` before) instead of the recipe's epochs."""
+    """A run to its end; `minutes` (less the seconds `spent` before) instead of the recipe's epochs.
+
+    One that was broken off goes on from its checkpoint, and its name joins `options.resumed`.
+    """
     folder = options.out / name / f"checkpoints-{seed}"
+    note_resumed(folder, f"{name} seed {seed}", options)
     run = prepare(
         recipe,
         words,
@@ -105,8 +109,25 @@ def train(
             shown = {key: round(value, 4) for key, value in record.evaluation.items()}
             say(f"{name} seed {seed}: step {record.step}/{run.plan.total}", shown, f"{left:.0f} s left")
     model = run.buzzometer()
-    model.save(options.out / name / f"model-{seed}.safetensors")
-    return Buzzometer.load(options.out / name / f"model-{seed}.safetensors")
+    path = options.out / name / f"model-{seed}.safetensors"
+    model.save(path)
+    shutil.rmtree(folder)  # or the same benchmark again would find this run done, in no time
+    return Buzzometer.load(path)
+
+
+def note_resumed(folder: Path, name: str, options: argparse.Namespace) -> None:
+    if any(folder.glob("step-*")):
+        options.resumed.append(name)
+
+
+def timed(found: dict[str, Any], resumed: list[str]) -> dict[str, Any]:
+    """The rows of a part; where trainings went on from checkpoints they are named, for the seconds are not
+    those of whole ones."""
+
+    def renamed(row: dict[str, Any]) -> dict[str, Any]:
+        return {f"{key}_since_resumed" if key.endswith("seconds") else key: row[key] for key in row}
+
+    return {name: renamed(row) | {"resumed": resumed} for name, row in found.items()} if resumed else found
 
 
 def measured(model: Buzzometer, data: Labelled) -> Figures:
@@ -129,18 +150,9 @@ def bench_imdb(options: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     data, held = held_back(corpora.imdb(options.data, "train"), 1000, options.seed)
     words = build_words(data.texts, 30000)
-    model = train(
-        "imdb",
-        REVIEWS,
-        words,
-        TWO,
-        numbered(words, data, TWO),
-        numbered(words, held, TWO),
-        options,
-        seed=options.seed,
-        minutes=options.imdb_minutes,
-        spent=began,
-    )
+    parts = numbered(words, data, TWO), numbered(words, held, TWO)
+    clock = {"minutes": options.imdb_minutes, "spent": began}
+    model = train("imdb", REVIEWS, words, TWO, *parts, options, seed=options.seed, **clock)
     seconds = time.perf_counter() - began
     return {"imdb": short(measured(model, corpora.imdb(options.data, "test_public"))) | {"seconds": seconds}}
 
@@ -164,10 +176,12 @@ def bench_read(options: argparse.Namespace) -> dict[str, Any]:
         epochs=options.reading_epochs,
         checkpoints=Checkpoints(options.out / "read" / "checkpoints", every=300),
     )
+    note_resumed(reading.checkpoints.folder, "read", options)
     for record in reading.records():
         if record.step % 300 < 10:
             say(f"reading: step {record.step}/{reading.plan.total} loss {record.loss:.3f}")
     reading.start(NAMES).save(options.out / "read" / "model.safetensors")
+    shutil.rmtree(reading.checkpoints.folder)
     return {"read": {"words": sum(map(len, texts)), "processor_seconds": time.process_time() - began}}
 
 
@@ -232,18 +246,8 @@ def bench_airline(options: argparse.Namespace) -> dict[str, Any]:
         first, second, third = split(every.texts, numbers, [0.05, 0.2], seed)
         data, held, test = every.chosen(first), every.chosen(second), every.chosen(third)
         words = with_words_of(old, data, 20000)
-        train_ids = Examples(numbered(words, data, NAMES).ids, doubt[first])
-        model = train(
-            "airline",
-            TWEETS,
-            words,
-            NAMES,
-            train_ids,
-            numbered(words, held, NAMES),
-            options,
-            seed=seed,
-            start=start,
-        )
+        parts = Examples(numbered(words, data, NAMES).ids, doubt[first]), numbered(words, held, NAMES)
+        model = train("airline", TWEETS, words, NAMES, *parts, options, seed=seed, start=start)
         found.append(short(measured(model, test)))
         say("airline", found[-1])
     return {"airline": mean(found)}
@@ -314,12 +318,13 @@ def bench_general(options: argparse.Namespace) -> dict[str, Any]:
         "general-last", LAST, words, NAMES, every, held_ids, options, seed=2, start=second, ngrams=ngrams
     )
     found = {name: measured(model, test) for name, test in tests.items()}
+    less = f", less what came before {', '.join(options.resumed)} went on" if options.resumed else ""
     card = model_card(
         GENERAL,
         title="A model of sentiment",
         data=GENERAL_DATA,
         seed=options.seed,
-        took=f"{time.process_time() - began:.0f} seconds of the processor, all threads, after reading",
+        took=f"{time.process_time() - began:.0f} seconds of the processor, all threads, after reading{less}",
         measured=found,
         command="python benchmarks/buzz.py DATA --only read general",
     )
@@ -386,7 +391,8 @@ def main() -> None:
     for part in options.only:
         ns.set_threads(options.threads)
         torch.set_num_threads(1)
-        found = PARTS[part](options)
+        options.resumed = []  # names of trainings that go on from a checkpoint
+        found = timed(PARTS[part](options), options.resumed)
         say(json.dumps(found))
         earlier = json.loads(results.read_text()) if results.exists() else {}
         results.write_text(json.dumps(earlier | found, indent=1))

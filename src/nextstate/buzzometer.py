@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -100,7 +100,7 @@ class Buzzometer:
     The second term is a linear model of runs of words (`ngrams`, None for a model without one).
 
     Texts of any length are read whole. A text without words has equal probabilities, the label "neutral"
-    if there is one, and the score 0.
+    if there is one (in whatever case), and the score 0.
 
     >>> buzz = Buzzometer.load()
     >>> good, bad = buzz.score(["What a wonderful film!", "Lost my bag and nobody answers."])
@@ -118,6 +118,12 @@ class Buzzometer:
     @property
     def labels(self) -> tuple[str, ...]:
         return self.shape.labels
+
+    @property
+    def _signs(self) -> list[float] | None:
+        """What the probability of each label counts in the score; None for a model that has none."""
+        signs = [float(POLARITY.get(label.lower(), 0)) for label in self.labels]
+        return signs if -1 in signs and 1 in signs else None
 
     def score(self, texts: Iterable[str], batch_size: int = 512) -> list[Score]:
         """Score texts, in their order; `batch_size` pieces of text are read side by side.
@@ -247,18 +253,20 @@ class Buzzometer:
             if broken:
                 raise ValueError(f"{broken[0]} holds numbers that are not finite")
             words = Words(**about["words"])
-            shape = Shape(
-                about["features"],
-                about["hidden"],
-                tuple(about["labels"]),
-                about["piece"],
-                Temperature(*about["temperature"]),
-            )
+            shape = _shape_of(about)
             tensors["table"] *= tensors.pop("table.scale").unsqueeze(1)
             ngrams = NGrams.unpacked(tensors, len(shape.labels))
             network = empty_network(words, shape)
             network.load_state_dict(tensors, assign=True)
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (
+            OSError,
+            SafetensorError,
+            LookupError,
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            RuntimeError,
+        ) as error:
             raise InputError(f"Buzzometer: cannot read a model from {path}: {error}") from error
         return cls(network, words, shape, ngrams)
 
@@ -273,13 +281,12 @@ class Buzzometer:
 
     def _answer(self, row: list[float]) -> Score:
         best = max(range(len(row)), key=row.__getitem__)
-        if row.count(row[best]) == len(row) and "neutral" in self.labels:
-            best = self.labels.index("neutral")
+        names = [label.lower() for label in self.labels]
+        if row.count(row[best]) == len(row) and "neutral" in names:
+            best = names.index("neutral")
         by_label = dict(zip(self.labels, row, strict=True))
-        signs = [POLARITY.get(label.lower()) for label in self.labels]
-        score = None
-        if -1 in signs and 1 in signs:
-            score = sum(p * sign for p, sign in zip(row, signs, strict=True) if sign is not None)
+        signs = self._signs
+        score = None if signs is None else sum(p * sign for p, sign in zip(row, signs, strict=True))
         return Score(self.labels[best], score, row[best], by_label)
 
     def _probabilities(self, us: Tensor, ngram_logits: Tensor, pieces: Pieces) -> Tensor:
@@ -291,10 +298,9 @@ class Buzzometer:
 
     def _explained(self, probabilities: Tensor, label: int) -> Tensor:
         """The score, or for a model without one the probability of `label`."""
-        signs = [POLARITY.get(name.lower()) for name in self.labels]
-        if -1 in signs and 1 in signs:
-            return probabilities[0] @ torch.tensor([float(sign or 0) for sign in signs])
-        return probabilities[0, label]
+        if self._signs is None:
+            return probabilities[0, label]
+        return probabilities[0] @ torch.tensor(self._signs)
 
     def _integrated(
         self, us: Tensor, padding: Tensor, ngram_logits: Tensor, pieces: Pieces, label: int, points: int
@@ -312,6 +318,25 @@ class Buzzometer:
             gradient += float(weight) * first
             slope += float(weight) * second
         return ((us - padding) * gradient).sum(-1).detach(), slope
+
+
+def _shape_of(about: dict[str, Any]) -> Shape:
+    """The sizes and labels that a file's metadata names.
+
+    Raises InputError for what no training writes: the tensors of a file do not show that these are wrong.
+    """
+    labels, piece, temperature = about["labels"], about["piece"], about["temperature"]
+    named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    if not named or len(labels) < 2 or len(set(labels)) < len(labels):
+        refuse("Shape", f"labels are {labels!r}; expected two or more different texts")
+    if type(piece) is not int or piece < 1:
+        refuse("Shape", f"piece is {piece!r}; expected an integer of at least 1")
+    numbers = isinstance(temperature, list) and [type(part) in (int, float) for part in temperature]
+    # It only grows or only falls with the length: what can be divided by at both ends can be between them.
+    heat = Temperature(*temperature).of(torch.tensor([0.0, 1e6])) if numbers == [True, True] else None
+    if heat is None or not (heat.isfinite() & (heat > 1e-12)).all():
+        refuse("Shape", f"temperature is {temperature!r}; expected two finite numbers of moderate size")
+    return Shape(about["features"], about["hidden"], tuple(labels), piece, Temperature(*temperature))
 
 
 def empty_network(words: Words, shape: Shape) -> DocumentClassifier:

@@ -1,4 +1,9 @@
-"""Which texts a step reads, and how many steps fit into the minutes."""
+"""Which texts a step reads, how many steps fit into the minutes, and what a benchmark says of its time."""
+
+from argparse import Namespace
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,3 +72,28 @@ def test_planning_leaves_the_run_as_it_is(run):
     assert (run.state.step, run.state.optimiser.state_dict()["state"]) == (0, {})
     assert run.state.source.state_dict() == drawn
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_benchmark_goes_on_and_says_so_or_trains_anew(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    bench, options = import_module("buzz"), Namespace(out=tmp_path, resumed=[])
+    texts, steps, plain = buzz.as_ids(WORDS, *sayings(40, 0)), [], buzz.adversarial_loss
+    arguments = "tiny", replace(TINY, epochs=1), WORDS, LABELS, texts, texts.chosen([]), options
+    monkeypatch.setattr(buzz, "adversarial_loss", lambda *a, **k: (steps.append(1), plain(*a, **k))[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(buzz.Run, "buzzometer", lambda run: 1 / 0)  # killed after the last step
+        with pytest.raises(ZeroDivisionError):
+            bench.train(*arguments)
+    assert len(steps) == 2
+    bench.train(*arguments)
+    assert len(steps) == 2
+    assert options.resumed == ["tiny seed 0"]
+    assert not list(tmp_path.rglob("checkpoints*"))
+    bench.train(*arguments)
+    assert len(steps) == 4, "a run that has ended is not taken for this one"
+    assert options.resumed == ["tiny seed 0"]
+    row = {"tiny": {"accuracy": 90.0, "processor_seconds": 0.1}}
+    assert bench.timed(row, []) == row
+    assert bench.timed(row, options.resumed) == {
+        "tiny": {"accuracy": 90.0, "processor_seconds_since_resumed": 0.1, "resumed": ["tiny seed 0"]}
+    }

@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from nextstate import InputError
+from nextstate.recipes.buzz_report import draw_confusion, figures_table
 from nextstate.tasks.buzz.calibration import calibration_error, fit_temperature, reliability
 from nextstate.tasks.buzz.examples import Examples, split
 from nextstate.tasks.buzz.measure import figures
@@ -73,8 +74,25 @@ def test_split_keeps_labels_in_proportion_and_equal_texts_together():
         assert all(place ^ 1 in part for place in part)
         assert np.mean([labels[place] for place in part]) == pytest.approx(0.25, abs=0.01)
     assert split(texts, labels, [0.2, 0.1], seed=3) == parts != split(texts, labels, [0.2, 0.1], seed=4)
-    with pytest.raises(InputError, match="shares"):
+    with pytest.raises(
+        InputError, match=r"shares are \[0\.6, 0\.5\]; expected shares of at least 0 whose sum"
+    ):
         split(texts, labels, [0.6, 0.5])
+    with pytest.raises(InputError, match="there are 400 texts and 399 labels; expected as many of both"):
+        split(texts, labels[1:], [0.2])
+
+
+ODD = ("$1_$2", "a|b\nc", "$\\frac$")
+
+
+def test_labels_are_drawn_and_written_as_they_are_not_as_formulas_or_tables(tmp_path):
+    logits, labels = answers(60)
+    found = figures(logits.softmax(-1), labels, ODD)
+    draw_confusion(found, tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+    head, rule, *rows = figures_table(found)
+    assert [row.split(" | ")[0] for row in rows] == ["| $1_$2", "| a\\|b<br>c", "| $\\frac$"]
+    assert {row.replace("\\|", "").count("|") for row in (head, rule, *rows)} == {6}
 
 
 def test_words_of_equal_company_have_near_vectors():

@@ -1,13 +1,18 @@
 """The network over pieces, its scores and their reasons, and training that can be stopped anywhere."""
 
+import json
+import math
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import nextstate as ns
 from nextstate import InputError
-from nextstate.buzzometer import Buzzometer, Shape
+from nextstate.buzzometer import FORMAT, Buzzometer, Shape
 from nextstate.networks.document_classifier import DocumentClassifier, cut
 from nextstate.recipes.buzz import Recipe, adopt, adversarial_loss, as_ids, class_weights, evaluate, prepare
 from nextstate.recipes.buzz_pretrain import prepare_reading
@@ -109,6 +114,20 @@ def test_nothing_to_read_is_neutral():
     assert fresh().score([]) == []
 
 
+def test_labels_mean_the_same_in_whatever_case():
+    labels = tuple(map(str.title, LABELS))
+    plain = fresh()
+    titled = Buzzometer(plain.network, WORDS, Shape(6, 5, labels, 4, Temperature(0.1, 0.2)))
+    assert titled.score([" "])[0][:2] == ("Neutral", 0)
+    for one, other in zip(plain.score(["good", "bad film"]), titled.score(["good", "bad film"]), strict=True):
+        assert (one.label.title(), one.score) == (other.label, other.score)
+    assert titled.explain("bad film") == plain.explain("bad film")
+    one_side = Buzzometer(plain.network, WORDS, Shape(6, 5, ("Neutral", "pos", "up"), 4, Temperature()))
+    [answer] = one_side.score(["good"])
+    assert answer.score is None
+    assert one_side.explain("good").score == pytest.approx(answer.probability)
+
+
 def test_a_megabyte_is_read_to_its_last_word():
     buzz = fresh()
     text = "filmwasaday " * 84_000
@@ -160,8 +179,6 @@ def test_a_saved_model_is_nearly_the_same_model(tiny, tmp_path):
 
 
 def test_files_that_are_no_models_are_refused(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "nonsense.safetensors").write_bytes(b"nonsense")
     with pytest.raises(InputError, match="is not a Buzzometer"):
@@ -169,6 +186,32 @@ def test_files_that_are_no_models_are_refused(tmp_path):
     for name in ("nonsense.safetensors", "missing"):
         with pytest.raises(InputError, match="cannot read"):
             Buzzometer.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        ({"temperature": [math.nan, 0]}, r"temperature is \[nan, 0\]; expected two finite numbers"),
+        ({"temperature": [-1e300, 0]}, "expected two finite numbers of moderate size"),
+        ({"temperature": [10**400, 0]}, "int"),
+        ({"temperature": ["a", "b"]}, r"temperature is \['a', 'b'\]"),
+        ({"temperature": [0.0]}, r"temperature is \[0\.0\]"),
+        ({"labels": [1, 2, 3]}, r"labels are \[1, 2, 3\]; expected two or more different texts"),
+        ({"labels": ["a", "a", "b"]}, r"labels are \['a', 'a', 'b'\]"),
+        ({"labels": "abc"}, "labels are 'abc'"),
+        ({"piece": "x"}, "piece is 'x'; expected an integer of at least 1"),
+        ({"piece": 0}, "piece is 0"),
+        ({"words": {"words": [], "buckets": 10**20}}, "int"),
+    ],
+)
+def test_metadata_that_no_training_writes_is_refused_with_the_file(tmp_path, damage, complaint):
+    path = tmp_path / "m.safetensors"
+    fresh().save(path)
+    with safe_open(path, framework="pt") as file:
+        tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()[FORMAT]  # noqa: SIM118
+    save_file(tensors, path, {FORMAT: json.dumps(json.loads(about) | damage)})
+    with pytest.raises(InputError, match=rf"(?s)cannot read a model from .*m\.safetensors: .*{complaint}"):
+        Buzzometer.load(path)
 
 
 def test_adversarial_gradient_is_that_of_its_definition():

@@ -24,6 +24,7 @@ WORDS = Words(
         ("@you see https://a.b/c #fun", ["@you", "see", "https://a.b/c", "#", "fun"]),
         ("-lrb- it 's -rrb-", ["-lrb-", "it", "'s", "-rrb-"]),
         ("state-of-the-art, really...", ["state-of-the-art", ",", "really", "..."]),
+        ("___ a_b ``", ["___", "a_b", "``"]),
         ("\x00a\x07b\u200b \ufeff", ["a", "b", "\ufeff"]),
         ("   \n\t", []),
         ("", []),

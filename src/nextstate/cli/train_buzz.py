@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextstate.checks import refuse
+from nextstate.checks import InputError, refuse
 from nextstate.cli import run_note
 from nextstate.writing import folder_of, write_text
 
@@ -28,7 +26,9 @@ WORK = {"checkpoints": run_note.CHECKPOINTS, "checkpoints-reading": run_note.CHE
 
 def train_buzz(
     data: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet with a text and a label a row.")],
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of the texts, also of --unlabelled if it has one of that name.")
+    ] = None,
     label_column: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
     unlabelled: Annotated[
         Path | None, typer.Option(help="More texts without labels (any format), to learn the language from.")
@@ -37,10 +37,14 @@ def train_buzz(
         "runs/buzz"
     ),
     start: Annotated[
-        str, typer.Option(help="'shipped' begins from the model of the package, 'scratch' from nothing.")
-    ] = "shipped",
+        str | None,
+        typer.Option(
+            help="'shipped' begins from the model of the package, 'scratch' from nothing; default shipped, "
+            "with --unlabelled scratch."
+        ),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="About how long to train.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Times that every text is read.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Times that every text is read, instead.")] = None,
     hidden: Annotated[int, typer.Option(min=1, help="Units a direction (from scratch).")] = 128,
     vocabulary: Annotated[int, typer.Option(min=100, help="Words that get a vector of their own.")] = 30000,
     held_back: Annotated[float, typer.Option(help="Share of texts for the temperature.")] = 0.1,
@@ -63,32 +67,36 @@ def train_buzz(
     from nextstate.recipes.buzz_report import draw_calibration, draw_confusion, model_card
     from nextstate.tasks.buzz.examples import split
     from nextstate.tasks.buzz.words import build_words
-    from nextstate.training import Checkpoints, check_minutes, here, of_first
+    from nextstate.training import Checkpoints, here, of_first
 
-    if start not in ("shipped", "scratch"):
-        refuse("train buzz", f"start is {start!r}; expected 'shipped' or 'scratch'")
-    check_minutes("train buzz", minutes)
-    if epochs is not None and not 0 < epochs < 10_000:
-        refuse("train buzz", f"--epochs is {epochs}; expected more than 0 and less than 10,000")
+    _check_shares(held_back, test)
+    _check_length(minutes, epochs)
+    start = _start(start, unlabelled)
     # The cores are for the engine: what torch does between its runs is too small to share.
     set_threads(torch.get_num_threads())
     torch.set_num_threads(1)
     texts, given = read_labelled(data, text_column, label_column)
+    more = [] if unlabelled is None else read_texts(unlabelled, text_column)
     labels = ordered_labels(given)
     numbers = [labels.index(label) for label in given]
     parts = split(texts, numbers, [held_back, test], seed)
     fabric = here()
     if fabric.is_global_zero:
         _show_split(parts, numbers, labels)
+    taught = {numbers[place] for place in parts[0]}
+    if len(taught) < len(labels):
+        untaught = ", ".join(repr(label) for number, label in enumerate(labels) if number not in taught)
+        refuse(
+            "train buzz",
+            f"--held-back {held_back} and --test {test} leave no text with the label {untaught} to train on; "
+            "lower --held-back or --test",
+        )
     recipe = replace(Recipe(), hidden=hidden)
-    if unlabelled is not None:
-        start = "scratch"
     base = Buzzometer.load(SHIPPED) if start == "shipped" else None
     if base is not None:
         recipe = replace(recipe, features=base.shape.features, hidden=base.shape.hidden, rate=1e-3, epochs=4)
     mean = sum(map(len, texts)) / len(texts)
     recipe = replace(recipe, batch=64 if mean < 400 else 32, epochs=epochs or recipe.epochs)
-    more = [] if unlabelled is None else read_texts(unlabelled)
     words = build_words([*(texts[place] for place in parts[0]), *more], vocabulary)
     if base is not None:  # what the package's model knows stays known
         known = set(words.words)
@@ -146,17 +154,31 @@ def train_buzz(
     buzzometer = run.buzzometer()
     buzzometer.save(out / "model.safetensors")
     buzzometer = Buzzometer.load(out / "model.safetensors")  # what is measured is what was written
-    measured = {}
+    measured, written = {}, ["model.safetensors", "model.md"]
     if len(tested):
         figures = evaluate(buzzometer, tested)
         measured["Texts that training never saw"] = figures
         draw_confusion(figures, out / "confusion.png")
         draw_calibration(figures, out / "calibration.png")
+        written += ["confusion.png", "calibration.png"]
         print(
             f"{figures.texts} unseen texts: accuracy {100 * figures.accuracy:.2f} %, macro F1 "
             f"{100 * figures.macro_f1:.2f} %, calibration error {100 * figures.calibration_error:.2f} %",
             file=sys.stderr,
         )
+    options = {
+        "text-column": text_column,
+        "label-column": label_column,
+        "unlabelled": None if unlabelled is None else unlabelled.name,
+        "start": start,
+        "minutes": minutes,
+        "epochs": epochs,
+        "hidden": hidden if start == "scratch" else None,  # the package's model has its own
+        "vocabulary": vocabulary,
+        "held-back": held_back,
+        "test": test,
+        "seed": seed,
+    }
     card = model_card(
         recipe,
         title="A sentiment model",
@@ -164,12 +186,44 @@ def train_buzz(
         seed=seed,
         took=f"{run.state.step} steps in {run.state.seconds:.0f} seconds",
         measured=measured,
-        command=f"nextstate train buzz {data.name} --label-column {label_column} --seed {seed}",
+        command=run_note.command("train buzz", [data], options),
     )
     write_text(out / "model.md", card)
     run_note.write(out, settings, finished=True)
     run_note.remove_work(out, WORK)
-    print(f"wrote model.safetensors, model.md and pictures to {out}", file=sys.stderr)
+    print(f"wrote {', '.join(written)} to {out}", file=sys.stderr)
+
+
+def _check_shares(held_back: float, test: float) -> None:
+    if not (held_back >= 0 and test >= 0 and held_back + test < 1):
+        refuse(
+            "train buzz",
+            f"--held-back is {held_back} and --test {test}; expected shares of at least 0 whose sum is "
+            "below 1",
+        )
+
+
+def _check_length(minutes: float | None, epochs: float | None) -> None:
+    from nextstate.training import check_minutes
+
+    check_minutes("train buzz", minutes)
+    if minutes is not None and epochs is not None:
+        refuse("train buzz", f"--minutes is {minutes} and --epochs {epochs}; give one of them")
+    if epochs is not None and not 0 < epochs < 10_000:
+        refuse("train buzz", f"--epochs is {epochs}; expected more than 0 and less than 10,000")
+
+
+def _start(given: str | None, unlabelled: Path | None) -> str:
+    """Where a run begins: as it was asked for, or else by whether it first reads texts without labels."""
+    if given not in (None, "shipped", "scratch"):
+        refuse("train buzz", f"--start is {given!r}; expected 'shipped' or 'scratch'")
+    if given == "shipped" and unlabelled is not None:
+        refuse(
+            "train buzz",
+            f"--start is 'shipped' and --unlabelled {unlabelled}; a run that reads texts without labels "
+            "begins from scratch: give one of them",
+        )
+    return given or ("shipped" if unlabelled is None else "scratch")
 
 
 def read_labelled(path: Path, text_column: str | None, label_column: str) -> tuple[list[str], list[str]]:
@@ -194,10 +248,24 @@ def read_labelled(path: Path, text_column: str | None, label_column: str) -> tup
     return texts, labels
 
 
-def read_texts(path: Path) -> list[str]:
+def read_texts(path: Path, text_column: str | None) -> list[str]:
+    """The texts of a table, from `text_column` if it has one of that name, else as if none were named.
+
+    Raises InputError if the file cannot be read, does not say which column it is, or holds no text.
+    """
     from nextstate.tasks.buzz.tables import read_table
 
-    return [row.text for row in read_table(path).rows if row.text]
+    try:
+        table = read_table(path, text_column)
+    except InputError as error:
+        try:
+            table = read_table(path)
+        except InputError:
+            raise error from None  # it says what was asked for and what there is
+    texts = [row.text for row in table.rows if row.text]
+    if not any(map(str.strip, texts)):
+        refuse("train buzz", f"--unlabelled is {path}, which holds no text; expected one a row or line")
+    return texts
 
 
 def digest(texts: list[str]) -> str:
@@ -237,6 +305,7 @@ def _begun(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
         return {"finished": False}
     if note["finished"]:
         run_note.tell_finished("train buzz", out)
+        run_note.remove_work(out, WORK)  # a run may have been killed between its note and this
     return note
 
 
@@ -245,37 +314,9 @@ def _follow(records: Iterator[Record], fabric: Fabric, json_output: bool) -> Non
     if not fabric.is_global_zero:
         list(records)
         return
-    with _display(json_output) as show:
+    with run_note.shown(_summary, json_output) as show:
         for record in records:
             show(record)
-
-
-@contextmanager
-def _display(json_output: bool) -> Iterator[Callable[[Record], None]]:
-    """Where records go: JSON lines, a live line on a terminal, or a line for every evaluation."""
-    if json_output:
-        yield lambda record: print(json.dumps(asdict(record)), flush=True)
-    elif not sys.stderr.isatty():
-
-        def line(record: Record) -> None:
-            if record.evaluation is not None:
-                print(_summary(record), file=sys.stderr, flush=True)
-
-        yield line
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("starting", total=1.0)
-
-            def live(record: Record) -> None:
-                progress.update(task, completed=record.progress, description=_summary(record))
-                if record.evaluation:
-                    progress.console.print(_summary(record))
-
-            yield live
 
 
 def _summary(record: Record) -> str:

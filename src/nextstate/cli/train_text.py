@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -144,7 +142,12 @@ def train_text(
     history = _earlier_records(out / "curve.jsonl")
     _write_curve(out / "curve.jsonl", history)
     ratio = corpus.characters_per_token()
-    with _display(run, ratio, json_output) as show, (out / "curve.jsonl").open("a") as curve:
+    pace = recipe.rows * recipe.length * ratio
+
+    def summary(record: Record) -> str:
+        return _summary(record, pace, ratio)
+
+    with run_note.shown(summary, json_output) as show, (out / "curve.jsonl").open("a") as curve:
         try:
             for record in run.records():
                 _append(history, record)
@@ -255,8 +258,7 @@ def _show_sample(run: Run, step: int, count: int) -> None:
 
 
 def _command(wishes: dict[str, Any], sources: list[Path], vocabulary: int) -> str:
-    """The command that makes this run, without its --out; files by their names alone."""
-    names = [shlex.quote(path.name or str(path)) for path in sources[:4]]
+    """The command that makes this run; what is as it is by default need not be said."""
     unit = wishes["unit"]["unit"]
     given = {
         **wishes["shape"],
@@ -271,16 +273,7 @@ def _command(wishes: dict[str, Any], sources: list[Path], vocabulary: int) -> st
         "validation": wishes["validation"] if wishes["validation"] != 0.1 else None,
         "precision": wishes["precision"] if wishes["precision"] != "auto" else None,
     }
-    options = [
-        f"--{name}"
-        if value is True
-        else f"--{name} {value:.12g}"
-        if isinstance(value, float)
-        else f"--{name} {value}"
-        for name, value in given.items()
-        if value is not None
-    ]
-    return " ".join(["nextstate train text", *names, *(["..."] if len(sources) > 4 else []), *options])
+    return run_note.command("train text", sources, given)
 
 
 def _sources(files: list[Path], out: Path) -> list[Path]:
@@ -325,36 +318,6 @@ def _append(history: list[Record], record: Record) -> None:
 
 def _write_curve(path: Path, history: list[Record]) -> None:
     write_text(path, "".join(json.dumps(asdict(record)) + "\n" for record in history))
-
-
-@contextmanager
-def _display(run: Run, ratio: float, json_output: bool) -> Iterator[Callable[[Record], None]]:
-    """Where records go: JSON lines, a live line on a terminal, or a line for every measurement."""
-    pace = run.recipe.rows * run.recipe.length * ratio
-    if json_output:
-        yield lambda record: print(json.dumps(asdict(record)), flush=True)
-    elif not sys.stderr.isatty():
-
-        def line(record: Record) -> None:
-            if record.evaluation is not None:
-                print(_summary(record, pace, ratio), file=sys.stderr, flush=True)
-
-        yield line
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("starting", total=1.0)
-
-            def live(record: Record) -> None:
-                text = _summary(record, pace, ratio)
-                progress.update(task, completed=record.progress, description=text)
-                if record.evaluation is not None:
-                    progress.console.print(text)
-
-            yield live
 
 
 def _summary(record: Record, pace: float, ratio: float) -> str:

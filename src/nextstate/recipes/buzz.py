@@ -129,8 +129,8 @@ class Run:
 
 
 def ngrams_of(recipe: Recipe, train: Examples, classes: int) -> NGrams:
-    """The n-grams of labelled texts, in no more rows than four for each that occurs, and no more weights
-    than four for each row of the recipe."""
+    """The n-grams of labelled texts, in four to eight rows for each that occurs (a power of two, 16 at
+    least), but no more rows than the recipe's, and no more weights than four for each of those."""
     most = 4 * 3 * sum(len(ids) for ids in train.ids)
     share = 4 * recipe.ngrams // classes
     rows = min(recipe.ngrams, 1 << max(4, most.bit_length()), 1 << max(1, share.bit_length() - 1))

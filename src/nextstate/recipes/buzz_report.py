@@ -22,8 +22,9 @@ def draw_confusion(figures: Figures, path: Path) -> None:
         axes.set(
             xlabel="given", ylabel="true", title=f"{figures.texts} texts, {_percent(figures.accuracy)} right"
         )
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-        axes.set_yticks(range(len(names)), names)
+        # A label is what the data says: two dollar signs in it begin no formula.
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right", parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
         if len(names) <= 12:
             for row, counts in enumerate(figures.confusion):
                 for column, count in enumerate(counts):
@@ -78,8 +79,17 @@ def figures_table(figures: Figures) -> list[str]:
     lines = ["| class | texts | precision % | recall % | F1 % |", "|---|---|---|---|---|"]
     for name, found in figures.classes.items():
         values = " | ".join(_number(value) for value in (found.precision, found.recall, found.f1))
-        lines.append(f"| {name} | {found.texts} | {values} |")
+        lines.append(f"| {_cell(name)} | {found.texts} | {values} |")
     return lines
+
+
+def _cell(name: str) -> str:
+    """A label inside a Markdown table, which a bar or a line break would tear.
+
+    >>> _cell("this|that")
+    'this\\\\|that'
+    """
+    return "<br>".join(name.replace("|", "\\|").splitlines())
 
 
 def model_card(
@@ -109,7 +119,9 @@ def model_card(
         "",
         "## Training",
         "",
-        f"`{command}`",
+        "```sh",
+        command,
+        "```",
         "",
         f"{took}, seed {seed}. Recipe:",
         "",

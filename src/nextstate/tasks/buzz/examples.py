@@ -62,8 +62,10 @@ def split(
     >>> sorted(first + second), {0, 4} <= set(first) or {0, 4} <= set(second)
     ([0, 1, 2, 3, 4, 5], True)
     """
-    if len(texts) != len(labels) or not all(share >= 0 for share in shares) or sum(shares) >= 1:
-        refuse("split", f"{len(texts)} texts, {len(labels)} labels, shares {list(shares)} do not go together")
+    if len(texts) != len(labels):
+        refuse("split", f"there are {len(texts)} texts and {len(labels)} labels; expected as many of both")
+    if not all(share >= 0 for share in shares) or sum(shares) >= 1:
+        refuse("split", f"shares are {list(shares)}; expected shares of at least 0 whose sum is below 1")
     groups: dict[str, list[int]] = {}
     for place, text in enumerate(texts):
         groups.setdefault(" ".join(text.lower().split()), []).append(place)

@@ -73,7 +73,7 @@ def _pairs(ids: np.ndarray, place: np.ndarray, contexts: int, window: int) -> tu
         found, weight = [], []
         piece = ids[start : start + AT_ONCE // window + window]
         for distance in range(1, window + 1):
-            first, second = piece[: -distance or None], piece[distance:]
+            first, second = piece[:-distance], piece[distance:]
             first, second = first[: AT_ONCE // window], second[: AT_ONCE // window]
             for word, context in ((first, second), (second, first)):
                 column = place[context]

@@ -25,7 +25,7 @@ PATTERN = re.compile(
   | [^\W\d_]{1,40}?(?=n['’][tT]\b) | [nN]['’][tT]\b # do n't, as treebanks cut it
   | ['’](?:s|m|d|re|ve|ll|S|M|D|RE|VE|LL)\b
   | \w{1,40}(?:[-.&]\w{1,40}){0,3}                  # a word, also with hyphens or points inside
-  | !+ | \?+ | \.+ | ,+ | \*+ | -+ | ~+ | _+ | `+ | '+ | "   # a run of one mark
+  | !+ | \?+ | \.+ | ,+ | \*+ | -+ | ~+ | `+ | '+ | "   # a run of one mark
   | [^\s\x00-\x1f\x7f-\x9f\ufe0f\u200b-\u200f]      # any other sign by itself: an emoji, say
     """,
     re.VERBOSE,
@@ -78,9 +78,9 @@ class Words:
         ids(text) = [CAPITALS?, id(normalise(word)) for word in text]
 
     A word in capitals is marked by a token of its own before it. A word that is not in the vocabulary is
-    tried without its repeated letters ("sooo" -> "soo" -> "so"), without its `#` and in its parts
-    ("state-of-the-art"), and at last falls into one of `buckets` shared rows, chosen by its last three
-    letters, which say much of what kind of word it is.
+    tried without its repeated letters ("sooo" -> "soo" -> "so") and in its parts ("state-of-the-art"), and
+    at last falls into one of `buckets` shared rows, chosen by its last three letters, which say much of what
+    kind of word it is. A `#` is a word by itself, so what is behind it is looked up as it stands.
 
     >>> words = Words(["good", "so", "n't", "do", "!"], buckets=4)
     >>> words.ids("SO good!") == [CAPITALS, *words.ids("so good!")]
