@@ -102,3 +102,9 @@ def test_every_recipe_can_begin():
         result = sorting_loss(run.state.model, run.state.source.draw(), None)
         assert isinstance(run.state.model, nn.Module)
         assert torch.isfinite(result.value)
+
+
+@pytest.mark.parametrize(("minutes", "every"), [(None, 250), (1, 200), (10, 600), (62, 1000)])
+def test_evaluations_take_a_small_part_of_a_run(minutes, every):
+    run = prepare(RECIPES["short"], seconds=None if minutes is None else 60 * minutes)
+    assert run.evaluation.every == every

@@ -145,7 +145,8 @@ def prepare(
         seed=seed,
     )
     plan = Steps(recipe.steps) if seconds is None else Seconds(seconds)
-    every = max(1, recipe.steps // 20) if seconds is None else 200
+    # An evaluation takes as long as some sixty steps; by the clock the number of steps is not known.
+    every = max(1, recipe.steps // 20) if seconds is None else min(max(200, int(seconds)), 1000)
     return Run(
         recipe,
         TrainState(network, optimiser, Indexed(lists)),
