@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nextstate.checks import InputError
-from nextstate.cli import app, run_note
+from nextstate.cli import app, run_told
 from nextstate.cli.train_buzz import read_texts
 from nextstate.training import Record
 
@@ -166,7 +166,7 @@ def test_records_are_shown_as_json_as_lines_or_live(monkeypatch, capsys, evaluat
     records[1] = replace(records[1], evaluation=evaluation)
 
     def show(json_output):
-        with run_note.shown(lambda record: f"step {record.step}", json_output) as take:
+        with run_told.shown(lambda record: f"step {record.step}", json_output) as take:
             for record in records:
                 take(record)
 

@@ -28,7 +28,7 @@ def test_the_sentiment_model_scores_in_onnxruntime(tmp_path: Path) -> None:
     done = invoke(MODELS / "buzz.safetensors", "--to", "onnx", "--out", out, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["outputs"] == ["logits [batch, 3]"]
-    assert "the model's runs of words are no part of the file" in done.stderr
+    assert "the model's n-grams are no part of the file" in done.stderr
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     session = runtime.InferenceSession(out, options)

@@ -58,7 +58,7 @@ def export(
     folder_of("export", out.parent)
     reports = [_onnx(network, out)] if to is Target.onnx else _c(network, out, weights.value)
     if getattr(found, "ngrams", None) is not None:
-        print("export: the network alone; the model's runs of words are no part of the file", file=sys.stderr)
+        print("export: the network alone; the model's n-grams are no part of the file", file=sys.stderr)
     if json_output:
         print(json.dumps(reports[0] if len(reports) == 1 else {"files": reports}))
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextstate.checks import InputError, refuse
-from nextstate.cli import run_note
+from nextstate.cli import run_note, run_told
 from nextstate.writing import folder_of, write_text
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
@@ -186,7 +186,7 @@ def train_buzz(
         seed=seed,
         took=f"{run.state.step} steps in {run.state.seconds:.0f} seconds",
         measured=measured,
-        command=run_note.command("train buzz", [data], options),
+        command=run_told.command("train buzz", [data], options),
     )
     write_text(out / "model.md", card)
     run_note.write(out, settings, finished=True)
@@ -314,7 +314,7 @@ def _follow(records: Iterator[Record], fabric: Fabric, json_output: bool) -> Non
     if not fabric.is_global_zero:
         list(records)
         return
-    with run_note.shown(_summary, json_output) as show:
+    with run_told.shown(_summary, json_output) as show:
         for record in records:
             show(record)
 

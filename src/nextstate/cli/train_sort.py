@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nextstate.checks import refuse
-from nextstate.cli import run_note
+from nextstate.cli import run_note, run_told
 from nextstate.writing import folder_of, write_text
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
@@ -91,7 +89,10 @@ def train_sort(
         list(run.records())
         return
     history = _earlier_records(out / "curve.jsonl")
-    with _display(chosen, json_output) as show, (out / "curve.jsonl").open("a") as curve:
+    with (
+        run_told.shown(lambda record: _summary(record, chosen), json_output) as show,
+        (out / "curve.jsonl").open("a") as curve,
+    ):
         for record in run.records():
             history = [earlier for earlier in history if earlier.step < record.step] + [record]
             curve.write(json.dumps(asdict(record)) + "\n")
@@ -155,34 +156,6 @@ def _earlier_records(path: Path) -> list[Record]:
         except ValueError:
             continue
     return records
-
-
-@contextmanager
-def _display(recipe: Recipe, json_output: bool) -> Iterator[Callable[[Record], None]]:
-    """Where records go: JSON lines, a live line on a terminal, or a line for every evaluation."""
-    if json_output:
-        yield lambda record: print(json.dumps(asdict(record)), flush=True)
-    elif not sys.stderr.isatty():
-
-        def line(record: Record) -> None:
-            if record.evaluation is not None:
-                print(_summary(record, recipe), file=sys.stderr, flush=True)
-
-        yield line
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("starting", total=1.0)
-
-            def live(record: Record) -> None:
-                progress.update(task, completed=record.progress, description=_summary(record, recipe))
-                if record.evaluation is not None:
-                    progress.console.print(_summary(record, recipe))
-
-            yield live
 
 
 def _summary(record: Record, recipe: Recipe) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextstate.checks import InputError, refuse
-from nextstate.cli import run_note
+from nextstate.cli import run_note, run_told
 from nextstate.writing import folder_of, write_text
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
@@ -147,7 +147,7 @@ def train_text(
     def summary(record: Record) -> str:
         return _summary(record, pace, ratio)
 
-    with run_note.shown(summary, json_output) as show, (out / "curve.jsonl").open("a") as curve:
+    with run_told.shown(summary, json_output) as show, (out / "curve.jsonl").open("a") as curve:
         try:
             for record in run.records():
                 _append(history, record)
@@ -273,7 +273,7 @@ def _command(wishes: dict[str, Any], sources: list[Path], vocabulary: int) -> st
         "validation": wishes["validation"] if wishes["validation"] != 0.1 else None,
         "precision": wishes["precision"] if wishes["precision"] != "auto" else None,
     }
-    return run_note.command("train text", sources, given)
+    return run_told.command("train text", sources, given)
 
 
 def _sources(files: list[Path], out: Path) -> list[Path]:
