@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 
@@ -230,6 +231,20 @@ nb::dict info() {
   return d;
 }
 
+// A number that changes if a value looked at does: at most `most` of each array, evenly spread. Torch does not count writes
+// through `.data`; to compare all values would cost a step of one row as much as its products.
+uint64_t fingerprint(const std::vector<uintptr_t>& addresses, const std::vector<size_t>& counts, size_t most) {
+  if (addresses.size() != counts.size()) throw std::invalid_argument("fingerprint: as many counts as addresses");
+  uint64_t found = 0;
+  for (size_t k = 0; k < addresses.size(); ++k) {
+    const auto* bits = reinterpret_cast<const uint32_t*>(addresses[k]);
+    const size_t stride = std::max<size_t>(1, (counts[k] + most - 1) / most) | 1;  // odd: not always the same column
+    for (size_t i = 0; i < counts[k]; i += stride) found = (found ^ bits[i]) * 0x9E3779B97F4A7C15u;
+    found ^= found >> 29;
+  }
+  return found;
+}
+
 }  // namespace
 
 NB_MODULE(_engine, m) {
@@ -265,6 +280,8 @@ NB_MODULE(_engine, m) {
         "Height of the row tiles: give the same one to the forward and the backward run.");
   m.def("empty", &empty, nb::arg("rows"), nb::arg("cols"), "A float32 tensor from the pool, uninitialised.");
   m.def("share_team", &share_openmp, nb::arg("entries"), "Run on the threads of an OpenMP library; none: on our own.");
+  m.def("fingerprint", &fingerprint, nb::arg("addresses"), nb::arg("counts"), nb::arg("most"),
+        "A number made of at most `most` values of each float32 array: another one if one of those has changed.");
   m.def("trim", &pool_trim, "Give the pool's unused memory back to the system.");
   m.def("info", &info, "What this machine runs.");
 }

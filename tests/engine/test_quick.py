@@ -45,3 +45,25 @@ def test_weights_that_move_during_a_call():
     for weight in old:
         weight.fill_(torch.nan)
     torch.testing.assert_close(scan(cell, us), scan(cell, us, "reference"))
+
+
+def test_a_write_through_data_is_seen():
+    """Torch does not count it, and a state that some of the weights are old would be that of no network."""
+    for cell in (ns.GRU(16, 32), ns.Embedded(ns.LSTM(16, 32), 9, 16)):
+        for steps, rows in ((1, 1), (7, 3)):
+            us = (
+                torch.randint(9, (steps, rows))
+                if isinstance(cell, ns.Embedded)
+                else torch.randn(steps, rows, 16)
+            )
+            scan(cell, us), scan(cell, us)
+            for parameter in cell.parameters():
+                parameter.data.mul_(1.3)
+            torch.testing.assert_close(scan(cell, us), scan(cell, us, "reference"))
+
+
+def test_one_value_is_seen_where_all_are_looked_at():
+    cell, us = ns.GRU(16, 16), torch.randn(48, 1, 16)  # 16 values a row: all 768 of a matrix
+    scan(cell, us), scan(cell, us)
+    cell.weight_hh.data[5, 3] += 1
+    torch.testing.assert_close(scan(cell, us), scan(cell, us, "reference"))

@@ -28,6 +28,9 @@ SMALL = 4e6
 Seen = tuple[weakref.ref[Tensor], int, int]
 """A weight as it was packed: itself, its version, its address."""
 
+LOOKS = 16
+"""Values of each weight that a call looks at for every row it computes, to see whether they have changed."""
+
 _steps = itertools.count(1)
 _last_step = 0
 
@@ -43,6 +46,12 @@ register_optimizer_step_post_hook(_note_step)
 def optimiser_steps() -> int:
     """How many steps optimisers have made. Fused ones change parameters without changing their version."""
     return _last_step
+
+
+def looked_at(weights: Sequence[Tensor], rows: int) -> int:
+    """A number made of values of the weights: a write through `.data` leaves no other trace."""
+    most = LOOKS * max(1, rows)
+    return int(_engine.fingerprint([w.data_ptr() for w in weights], [w.numel() for w in weights], most))
 
 
 def _same(seen: list[Seen], weights: Sequence[Tensor]) -> bool:
@@ -68,7 +77,7 @@ class Bound:
     gathers: list[tuple[int, int]]
     saved: list[tuple[int, int, int, bool]]
     work: float
-    packed: tuple[int, list[Seen], Any] | None = None
+    packed: tuple[tuple[int, int], list[Seen], Any] | None = None
 
     @staticmethod
     def of(program: Program, slots: list[Key], tables: list[int], precision: str) -> Bound:
@@ -106,19 +115,20 @@ class Bound:
             0 if layout.offsets is None else layout.offsets.data_ptr(), ring, count, row_block,
         )  # fmt: skip
 
-    def pack(self, weights: Sequence[Tensor], cache: bool) -> Any:
+    def pack(self, weights: Sequence[Tensor], cache: bool, rows: int = 0) -> Any:
         """Weights in the engine's order; kept between calls without gradients while no weight has changed."""
-        if cache and self.packed is not None:
-            steps, seen, packed = self.packed
-            if steps == optimiser_steps() and _same(seen, weights):
-                return packed
-        if not cache:  # in training: a hand-written step through `.data` would leave no other trace
-            _note_step()
         ready = [w if w.is_contiguous() else w.contiguous() for w in weights]
+        now = (optimiser_steps(), looked_at(ready, rows)) if cache else (0, 0)
+        if cache and self.packed is not None:
+            then, seen, packed = self.packed
+            if then == now and _same(seen, weights):
+                return packed
+        if not cache:  # in training: what a hand-written step through `.data` changes may be little
+            _note_step()
         packed = self.native.pack([w.data_ptr() for w in ready])
         if cache and not any(w.is_inference() for w in weights):
             seen = [(weakref.ref(w), w._version, w.data_ptr()) for w in weights]
-            self.packed = optimiser_steps(), seen, packed
+            self.packed = now, seen, packed
         return packed
 
     def saved_offsets(self, rows: int) -> list[int]:

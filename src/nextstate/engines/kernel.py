@@ -129,7 +129,7 @@ class Kernel:
             block = _engine.empty(1, offsets[-1] + SLACK)
             bound.bind_saved(pointers, block, offsets)
         row_block = _engine.row_block(layout.batch, threads())
-        packed = bound.pack(tensors[self.weight_slot : self.state_slot], cache=ring)
+        packed = bound.pack(tensors[self.weight_slot : self.state_slot], ring, layout.rows)
         bound.run(packed, pointers, tensors, starts, layout, ring, row_block)
         del held
         shapes = self.step.shapes

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from nextstate import _engine
 from nextstate.cell import Cell
-from nextstate.engines.binding import SMALL, Bound, memory, optimiser_steps
+from nextstate.engines.binding import SMALL, Bound, looked_at, memory, optimiser_steps
 from nextstate.engines.kernel import Kernel
 from nextstate.engines.layout import Layout
 from nextstate.engines.threads import threads
 from nextstate.states import Tree, leaves, rebuild
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Workspace:
     """State buffers and the list of pointers, for one call at a time."""
 
@@ -105,7 +105,11 @@ class Quick:
             if s.dtype is not torch.float32 or not s.is_contiguous() or not s.is_cpu:
                 return None
         held = (*self.weights, *self.fixed)
-        versions = (optimiser_steps(), *[w._version for w in held], *[w.data_ptr() for w in held])
+        rows = self.shape[0] * self.shape[1]
+        versions = (
+            optimiser_steps(), looked_at(self.weights, rows),
+            *[w._version for w in held], *[w.data_ptr() for w in held],
+        )  # fmt: skip
         ready = self.prepared  # read once: another thread may put a new one in its place
         if ready is None or ready.versions != versions:
             packed = self.bound.native.pack([w.data_ptr() for w in self.weights])
