@@ -21,6 +21,7 @@ from nextstate.training import (
     Evaluation,
     Indexed,
     Loss,
+    Muon,
     Record,
     Seconds,
     Steps,
@@ -40,7 +41,8 @@ class Recipe:
     Lists have `shortest` to `longest` numbers out of 1..largest; `full` of them are long, `plain` of them
     uniform, and a share `ordered` comes in order or in the opposite order (see `TrainingLists`). `steps`
     batches of `batch` lists; AdamW without weight decay, betas (0.9, 0.98), learning rate `rate` after a
-    linear warm-up over the first tenth, then a cosine to 0; gradient clipped at norm 1.
+    linear warm-up over the first tenth, then a cosine to 0; gradient clipped at norm 1. With `muon` the
+    matrices of both GRUs move by `Muon` instead, with that learning rate.
     """
 
     largest: int
@@ -53,6 +55,7 @@ class Recipe:
     plain: float
     ordered: float = 0.0
     rate: float = 1e-2
+    muon: float = 0.0
 
     @property
     def range(self) -> Range:
@@ -133,7 +136,13 @@ def prepare(
     integrator_(cast(GRU, network.encoder.cell))
     orthogonal_recurrent_(network.decoder.cell)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    optimiser: torch.optim.Optimizer
+    if recipe.muon:
+        optimiser = Muon(network, recipe.muon, recipe.rate)
+    else:
+        optimiser = torch.optim.AdamW(
+            trained, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        )
     lists = TrainingLists(
         recipe.largest,
         recipe.longest,

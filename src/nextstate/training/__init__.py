@@ -7,8 +7,9 @@ from nextstate.training.average import Average
 from nextstate.training.checkpoint import Checkpoints
 from nextstate.training.fit import Evaluation, Record, fit, no_improvement
 from nextstate.training.interrupt import Interrupted, stoppable
+from nextstate.training.muon import Muon
 from nextstate.training.processes import here, of_first
-from nextstate.training.schedule import Seconds, Steps, check_minutes, warmup_cosine
+from nextstate.training.schedule import Seconds, Steps, check_minutes, constant, warmup_cosine
 from nextstate.training.source import Chunk, Chunks, Indexed, Source
 from nextstate.training.step import Loss, NonFiniteGradient, TrainState, carried, skip, stop, train_step
 from nextstate.training.watch import GradientWarning, GradientWatch, Measurement
@@ -25,6 +26,7 @@ __all__ = [
     "Interrupted",
     "Loss",
     "Measurement",
+    "Muon",
     "NonFiniteGradient",
     "Record",
     "Seconds",
@@ -33,6 +35,7 @@ __all__ = [
     "TrainState",
     "carried",
     "check_minutes",
+    "constant",
     "fit",
     "here",
     "no_improvement",
