@@ -130,17 +130,11 @@ def paired(
     return found
 
 
-def measure(
-    contenders: list[Contender],
-    us: Any,
-    cotangent: Tensor,
-    exact: Grads,
-    passes: int,
-    patience: int,
-    training: bool = True,
-) -> Measured:
-    """Gate, then time. A contender that raises or is wrong is refused with its reason."""
-    found, calls = Measured(), {}
+def admitted(
+    found: Measured, contenders: list[Contender], us: Any, cotangent: Tensor, exact: Grads, patience: int
+) -> list[Contender]:
+    """Those that pass the gate. One that raises or is wrong is refused in `found`, with its reason."""
+    passed = []
     for contender in contenders:
         try:
             with limit(patience):
@@ -156,6 +150,22 @@ def measure(
         if reason is not None:
             found.refused[contender.name] = reason
             continue
+        passed.append(contender)
+    return passed
+
+
+def measure(
+    contenders: list[Contender],
+    us: Any,
+    cotangent: Tensor,
+    exact: Grads,
+    passes: int,
+    patience: int,
+    training: bool = True,
+) -> Measured:
+    """Gate, then time those that pass, in turn."""
+    found, calls = Measured(), {}
+    for contender in admitted(found, contenders, us, cotangent, exact, patience):
         if training:
             calls[contender.name] = lambda c=contender: c.train(us, cotangent)
         else:

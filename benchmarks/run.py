@@ -32,6 +32,7 @@ def machine() -> dict[str, object]:
         "processor": model, "cores": os.cpu_count(), "torch": torch.__version__,
         "python": platform.python_version(), "system": platform.platform(),
         "load before": os.getloadavg()[0], "date": time.strftime("%Y-%m-%d"),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "not set"),
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import torch
 from contenders import PEERS, USER_CELLS, Shape
 from jax_peer import installed as jax_installed
 from jax_peer import run as run_jax
-from measure import Contender, Measured, errors, measure, paired
+from measure import Contender, Measured, admitted, errors, measure, paired, wrong
 from torch import nn
 from torch.nn import functional as F
 
@@ -115,7 +115,8 @@ def _jax(cell_name: str, cell: ns.Cell, shape: Shape, threads: int, settings: Se
         us, cotangent = c.problem(shape)
         ms, found = run_jax(cell, us, cotangent, threads, settings.passes)
         error = errors(found, c.exact(cell, us, cotangent))
-        yield {**case, "ms": ms, "errors": error}
+        reason = wrong(error)
+        yield {**case, "errors": error, **({"ms": ms} if reason is None else {"refused": reason})}
 
 
 def user_cells(settings: Settings) -> Iterator[Row]:
@@ -148,18 +149,22 @@ def ragged(settings: Settings) -> Iterator[Row]:
     us, cotangent = c.problem(shape)
     lengths = torch.randint(1, steps + 1, (batch,))
     cotangent = cotangent * (torch.arange(steps)[:, None] < lengths)[..., None]
-    cell = ns.GRU(inputs, hidden)
-    truth = c.exact(cell, us, cotangent, lengths)
-    padded = c.exact(cell, us, cotangent)
-    for threads in settings.threads:
-        torch.set_num_threads(threads)
-        one = measure([c.ours(cell, lengths=lengths), c.torch_layer(cell, nn.GRU(inputs, hidden), lengths)],
-                      us, cotangent, truth, settings.passes, settings.patience)  # fmt: skip
-        two = measure([c.ours(cell, "nextstate padded"), c.torch_layer(cell, nn.GRU(inputs, hidden))],
-                      us, cotangent, padded, settings.passes, settings.patience)  # fmt: skip
-        found = Measured(one.passes | two.passes, one.errors | two.errors, one.refused | two.refused)
-        case = {"cell": "GRU", "shape": shape, "threads": threads, "mode": "train, ragged"}
-        yield from rows_of(found, case, "torch.nn packed")
+    for name in ("GRU", "LSTM"):
+        ours, theirs, _ = PEERS[name]
+        cell = ours(inputs, hidden)
+        cut, padded = c.exact(cell, us, cotangent, lengths), c.exact(cell, us, cotangent)
+        for threads in settings.threads:
+            torch.set_num_threads(threads)
+            one = [c.ours(cell, lengths=lengths), c.torch_layer(cell, theirs(inputs, hidden), lengths)]
+            two = [c.ours(cell, "nextstate padded"), c.torch_layer(cell, theirs(inputs, hidden))]
+            found = Measured()
+            passed = admitted(found, one, us, cotangent, cut, settings.patience)
+            passed += admitted(found, two, us, cotangent, padded, settings.patience)
+            found.passes = paired(
+                {x.name: lambda x=x: x.train(us, cotangent) for x in passed}, settings.passes
+            )
+            case = {"cell": name, "shape": shape, "threads": threads, "mode": "train, ragged"}
+            yield from rows_of(found, case, "torch.nn packed")
 
 
 def tokens(settings: Settings) -> Iterator[Row]:

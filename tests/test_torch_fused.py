@@ -162,6 +162,24 @@ def test_it_is_for_gpus_and_says_so() -> None:
     assert peer(ns.Elman(3, 5, activation=torch.sigmoid)) is None
 
 
+def test_forward_mode_is_left_to_others() -> None:
+    """cuDNN's loop has no forward-mode derivative."""
+    cell, us, engine = ns.GRU(3, 5), torch.randn(2, 1, 3), TorchEngine(("cpu",))
+    assert engine.refusal(request_for("scan", cell, us, None, None)) is None
+    with torch.autograd.forward_ad.dual_level():
+        refusal = engine.refusal(request_for("scan", cell, us, None, None))
+    assert refusal is not None
+    assert "forward-mode" in refusal.reason
+
+
+def test_a_cell_it_is_not_made_for_is_refused_for_the_engines_own_reason() -> None:
+    """torch's LSTM can project its state: that no kernel existed would be untrue."""
+    cell, us = ns.ProjectedLSTM(3, 5, projection_size=2), torch.randn(2, 1, 3)
+    refusal = TorchEngine(("cpu",)).refusal(request_for("scan", cell, us, None, None))
+    assert refusal is not None
+    assert "GRU, LSTM and Elman (tanh, relu) only, not for ProjectedLSTM" in refusal.reason
+
+
 @pytest.mark.parametrize(("steps", "chosen"), [(2, "reference"), (64, "scan")])
 def test_cells_without_a_fused_kernel_on_a_gpu(steps: int, chosen: str) -> None:
     on("cuda")

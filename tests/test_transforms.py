@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 import nextstate as ns
-from agreement import assert_close
+from agreement import Outcome, Runner, assert_close, on, outcome
 from catalogue import BY_NAME, random_state
-from nextstate.states import leaves, tree_map
+from nextstate.engines.registry import has_bf16
+from nextstate.states import Tree, leaves, tree_map
 
 names = pytest.mark.parametrize("name", ["GRU", "LSTM", "LayerNormGRU"])
 LENGTHS = torch.tensor([3, 1])
@@ -65,6 +66,60 @@ def test_autocast_stays_near_the_full_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         vs, _ = ns.scan(cell, us)
     assert (vs - full).abs().max() < 0.05
+
+
+def public(cell: ns.Cell, us: Tree, s0: Tree, lengths: torch.Tensor | None) -> tuple[Tree, Tree]:
+    return ns.scan(cell, us, s0, lengths=lengths)
+
+
+def under_autocast(run: Runner, name: str, ragged: bool) -> tuple[Outcome, Outcome]:
+    """Outputs, last state and every gradient: with autocast to bfloat16, and without."""
+    cell, us = BY_NAME[name].cell(33, 48, torch.float32), torch.randn(7, 5, 33)
+    s0 = random_state(cell, 5, torch.float32)
+    lengths = torch.tensor([7, 0, 3, 7, 1]) if ragged else None
+    full = outcome(public, cell, us, s0, lengths)
+    with torch.autocast("cpu", torch.bfloat16):
+        return outcome(run, cell, us, s0, lengths), full
+
+
+def check_bfloat16(half: Outcome, full: Outcome) -> None:
+    """Everything is off by the rounding of products to bfloat16, nothing by more, and is float32 itself."""
+    for name, exact in full.items():
+        error = float((half[name] - exact).detach().norm() / exact.detach().norm())
+        assert half[name].dtype is torch.float32
+        assert 1e-4 < error < 0.05, f"{name} is off by {error:.1e}"
+
+
+bfloat16_cells = pytest.mark.parametrize("name", ["GRU", "LSTM", "LayerNormGRU"])
+raggedness = pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this processor does not multiply in bfloat16")
+@bfloat16_cells
+@raggedness
+def test_the_engine_multiplies_in_bfloat16_under_autocast(name: str, ragged: bool) -> None:
+    check_bfloat16(*under_autocast(public, name, ragged))
+
+
+@pytest.mark.skipif(has_bf16(), reason="this processor multiplies in bfloat16")
+@bfloat16_cells
+@raggedness
+def test_autocast_changes_nothing_where_there_is_no_bfloat16(name: str, ragged: bool) -> None:
+    half, full = under_autocast(public, name, ragged)
+    assert all(torch.equal(half[key], full[key]) for key in full)
+
+
+@bfloat16_cells
+@raggedness
+def test_bfloat16_of_torch_passes_that_check_and_float32_does_not(name: str, ragged: bool) -> None:
+    half, full = under_autocast(on("reference"), name, ragged)
+    check_bfloat16(half, full)
+    with pytest.raises(AssertionError, match="is off by"):
+        check_bfloat16(full, full)
+    for key in full:  # one of them at full precision, or wrong
+        for wrong in (full[key], full[key] * 1.1):
+            with pytest.raises(AssertionError, match="is off by"):
+                check_bfloat16({**half, key: wrong}, full)
 
 
 @names

@@ -9,8 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import nextstate
+from nextstate import _engine
 from nextstate.checks import InputError
 from nextstate.cli import app
+from nextstate.engines.registry import MissingCpuEngine, usable
+from nextstate.run import ENGINES
 
 
 def call(*arguments, text=None):
@@ -34,8 +38,31 @@ def test_info():
     assert code == 0
     assert "reference" in out
     facts = json.loads(call("info", "--json")[1])
+    assert facts["torch"] == torch.__version__
+    assert facts["threads"] == torch.get_num_threads()
+    found = _engine.info()
+    assert facts["kernels"].startswith(f"{found['isa']} of {', '.join(found['available'])}; products in")
+    assert ("bfloat16" in facts["kernels"]) == found["bf16"]
+    gpu = ["torch"] if torch.cuda.is_available() else []
+    assert facts["engines"] == ["cpu", *gpu, "scan", "newton", "quasi-newton", "reference"]
+    for line in (f"threads    {facts['threads']}", f"engines    {', '.join(facts['engines'])}"):
+        assert line in out.splitlines()
+
+
+def test_info_without_the_extension_names_neither_its_engine_nor_kernels(monkeypatch):
+    monkeypatch.setitem(ENGINES, "cpu", MissingCpuEngine("not there"))
+    monkeypatch.setitem(sys.modules, "nextstate._engine", None)
+    monkeypatch.delattr(nextstate, "_engine")
+    facts = json.loads(call("info", "--json")[1])
+    assert "cpu" not in facts["engines"]
     assert "reference" in facts["engines"]
-    assert facts["torch"]
+    assert facts["kernels"].startswith("not installed")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_torchs_fused_kernels_can_run_where_there_is_a_gpu(monkeypatch, gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert ("torch" in usable(ENGINES)) == gpu
 
 
 def test_one_list(model):

@@ -41,9 +41,27 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def bits(x: Tensor) -> Tensor:
+    return x.detach().contiguous().view(torch.int32) if x.dtype is torch.float32 else x
+
+
 def same(one: Tree, other: Tree) -> None:
     for a, b in zip(leaves(one), leaves(other), strict=True):
-        assert bool((a == b).all()), f"differs by {float((a - b).detach().abs().max()):.1e}"
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), f"{a.shape} {a.dtype}, {b.shape} {b.dtype}"
+        equal = torch.equal(bits(a), bits(b))
+        assert equal, f"differs by {float((a - b).detach().abs().max()):.1e}"
+
+
+@pytest.mark.parametrize(
+    "other", [torch.tensor([0.0, 1.0]), torch.tensor([[-0.0, 1.0]]), torch.tensor([-0.0, 1.0]).double()],
+    ids=["sign of zero", "shape", "dtype"],
+)  # fmt: skip
+def test_other_bits_shapes_and_dtypes_are_rejected(other: Tensor) -> None:
+    one = torch.tensor([-0.0, 1.0])
+    assert bool((one == other).all())
+    same(one, one.clone())
+    with pytest.raises(AssertionError):
+        same(one, other)
 
 
 OUTSIDE = {"MinGRU", "Decoder", "two lambdas without memory"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 import nextstate as ns
 from agreement import assert_agree
 from catalogue import BY_NAME
+from nextstate import _engine
 from nextstate.engines.kernel import Kernel
 from nextstate.engines.layout import Layout
 from nextstate.run import ENGINES
@@ -164,12 +166,25 @@ def operator_inputs(lengths: Tensor | None, wanted: bool) -> tuple[tuple[Any, ..
     return (tensors, found.handle, layout.steps, layout.batch, layout.lengths, mask), cell
 
 
+KINDS = (
+    "test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static",
+    "test_aot_dispatch_dynamic",
+)  # fmt: skip
+
+
+@pytest.fixture
+def _memory_of_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a training run keeps has pads and rows that nobody writes or reads: two runs differ there."""
+    empty = _engine.empty
+    monkeypatch.setattr(_engine, "empty", lambda rows, cols: empty(rows, cols).zero_())
+
+
+@pytest.mark.usefixtures("_memory_of_zeros")
 @pytest.mark.parametrize("wanted", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("lengths", [None, torch.tensor([4, 1, 2])], ids=["full", "ragged"])
 def test_torchs_own_checks_of_the_operator(wanted: bool, lengths: Tensor | None) -> None:
     arguments, _cell = operator_inputs(lengths, wanted)
-    kinds = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(torch.ops.nextstate.scan_forward.default, arguments, test_utils=kinds)
+    torch.library.opcheck(torch.ops.nextstate.scan_forward.default, arguments, test_utils=KINDS)
     if wanted:
         tensors, handle, steps, batch, sorted_lengths, mask = arguments
         with torch.no_grad():
@@ -180,7 +195,17 @@ def test_torchs_own_checks_of_the_operator(wanted: bool, lengths: Tensor | None)
             gradients = [torch.randn_like(x) for x in made[:count]]
             plain = [t.detach() for t in tensors]
         given = (gradients, plain, list(made[count:]), handle, steps, batch, sorted_lengths, mask)
-        torch.library.opcheck(torch.ops.nextstate.scan_backward.default, given, test_utils=kinds)
+        torch.library.opcheck(torch.ops.nextstate.scan_backward.default, given, test_utils=KINDS)
+
+
+@pytest.mark.usefixtures("_memory_of_zeros")
+@pytest.mark.parametrize("kind", KINDS[3:])
+def test_another_result_when_traced_is_rejected(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    arguments, _cell = operator_inputs(None, True)
+    right, calls = Kernel.forward, itertools.count(1)
+    monkeypatch.setattr(Kernel, "forward", lambda *a: [x * k for k in [next(calls)] for x in right(*a)])
+    with pytest.raises(Exception, match="eager-mode PyTorch vs AOTDispatcher"):
+        torch.library.opcheck(torch.ops.nextstate.scan_forward.default, arguments, test_utils=kind)
 
 
 def test_a_wrong_shape_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

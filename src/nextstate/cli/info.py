@@ -13,6 +13,7 @@ import typer
 def info(json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
     """Versions, engines, threads."""
     import nextstate
+    from nextstate.engines.registry import usable
     from nextstate.run import ENGINES
 
     facts: dict[str, object] = {
@@ -22,7 +23,7 @@ def info(json_output: Annotated[bool, typer.Option("--json", help="One JSON obje
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.is_available(),
-        "engines": list(ENGINES),
+        "engines": usable(ENGINES),
         "kernels": kernels(),
     }
     if json_output:

@@ -41,7 +41,7 @@ class Split:
     crossing: tuple[fx.Node, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class CompiledStep:
     """A compiled step: the loop and its surroundings, from which the programs are made."""
 

@@ -38,7 +38,7 @@ class Product:
     attr: tuple[Attr, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Adjoint:
     """One step back in time. Gradients of leaves are (leaf, column) -> node of `build`."""
 
@@ -314,8 +314,7 @@ def resolve(loop: Loop, adjoint: Adjoint) -> Resolved:
             if node.width > 1 and node.op != "matmul":
                 arguments = tuple(broadcastable(a) for a in arguments)
             mapping[index] = b.add(Node(node.op, arguments, node.width, node.attr))
-    new.leaves = {
-        op: {place: mapping[g] for place, g in found.items()} for op, found in adjoint.leaves.items()
-    }
-    new.products = [Product(forward_value(p.x), mapping[p.g], p.attr) for p in adjoint.products]
+    for op, found in adjoint.leaves.items():
+        new.leaves[op] = {place: mapping[g] for place, g in found.items()}
+    new.products.extend(Product(forward_value(p.x), mapping[p.g], p.attr) for p in adjoint.products)
     return Resolved(new, order)

@@ -99,7 +99,7 @@ class Emitter:
         return self.reduced[index]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Wanted:
     """One plane and the products it sums."""
 

@@ -27,7 +27,7 @@ class Derived:
     whole: tuple[int, int] | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Outer:
     """What the loop reads from outside: values by torch, and sums of products computed by the engine."""
 

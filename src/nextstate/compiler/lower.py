@@ -13,7 +13,7 @@ from nextstate.compiler.schedule import READABLE, Store, scalars
 from nextstate.compiler.trace import Unsupported
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Shapes:
     """Sizes of what enters from outside, by place."""
 
@@ -29,7 +29,7 @@ Source = tuple[str, int, int]
 """("leaf", place in Leaves, 0) or ("node", index of the normalised form, width): how torch makes a value."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Externals:
     """Which values torch hands to the engine, each once; a derived leaf becomes (place, column)."""
 
@@ -55,8 +55,8 @@ class Externals:
                 sizes.append(width)
             return sources.index(source), column
 
-        found.vec_at = [enter(d, found.vecs, vec_widths, shapes.vecs) for d in outer.vecs]
-        found.row_at = [enter(d, found.rows, row_widths, shapes.rows) for d in outer.rows]
+        found.vec_at.extend(enter(d, found.vecs, vec_widths, shapes.vecs) for d in outer.vecs)
+        found.row_at.extend(enter(d, found.rows, row_widths, shapes.rows) for d in outer.rows)
         return found
 
 

@@ -15,7 +15,7 @@ from nextstate.compiler.operations import COMPOSITE
 from nextstate.compiler.trace import Trace, Unsupported, source_line
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Leaves:
     """The values that enter the loop from outside, as nodes of the trace; a leaf is named by its place."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from nextstate.cell import Cell
@@ -46,6 +47,12 @@ def engines() -> dict[str, Engine]:
     newton = NewtonEngine("newton", dense=True), NewtonEngine("quasi-newton", dense=False)
     found: list[Engine] = [cpu_engine(), TorchEngine(), ScanEngine(), *newton, ReferenceEngine()]
     return {engine.name: engine for engine in found}
+
+
+def usable(found: dict[str, Engine]) -> list[str]:
+    """The names of the engines that can run something on this machine, in the same order."""
+    unfit: list[type] = [MissingCpuEngine] if torch.cuda.is_available() else [MissingCpuEngine, TorchEngine]
+    return [name for name, engine in found.items() if type(engine) not in unfit]
 
 
 def has_bf16() -> bool:

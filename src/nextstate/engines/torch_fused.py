@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from nextstate.cell import Cell
@@ -50,9 +51,14 @@ class TorchEngine:
                 f"the input is on {device}; torch's fused kernels are used on {', '.join(self.devices)}"
             )
         if peer(request.cell) is None:
-            return Refusal(f"torch has no fused kernel for {type(request.cell).__name__}")
+            return Refusal(
+                f"this engine calls torch's fused kernels for GRU, LSTM and Elman (tanh, relu) only, "
+                f"not for {type(request.cell).__name__}"
+            )
         if torch._C._functorch.peek_interpreter_stack() is not None:
             return Refusal("a torch.func transform is active")
+        if forward_ad._current_level >= 0:
+            return Refusal("forward-mode differentiation is active")
         if not isinstance(request.us, Tensor) or request.us.dim() != 3 or not request.steps * request.batch:
             return Refusal("there is nothing for the fused kernel to run")
         cell: Any = request.cell
