@@ -75,7 +75,9 @@ class Acceleration:
     def __str__(self) -> str:
         lines = []
         for name, kind in self.changed.items():
-            but = f", but torch's own code runs: {self.idle[name]}" if name in self.idle else ""
+            but = ", but with gradients torch's own code runs: one step" if kind.endswith("Cell") else ""
+            if name in self.idle:
+                but = f", but torch's own code runs: {self.idle[name]}"
             lines.append(f"{name or '(the model)'}: {kind}{but}")
         lines += [f"{name or '(the model)'}: left, {why}" for name, why in self.left.items()]
         return "\n".join(lines) or "no recurrent layers of torch.nn"
@@ -92,7 +94,8 @@ def accelerate(model: Model) -> Model:
     `Acceleration(model)` says what was changed and what was left and why; its `undo()` is exact.
 
     A class of one's own derived from a torch layer is left, since its own code decides what it computes; so
-    are TorchScript and quantised layers. One FallbackWarning names what was left.
+    are TorchScript and quantised layers. One FallbackWarning names what was left. A single step with
+    gradients, which is every call of a cell and that of a layer on one step, stays with torch's own code.
 
     Raises InputError if the model is no module.
 
@@ -141,6 +144,22 @@ def plain(module: nn.Module) -> type[nn.Module]:
     """A module's class; of a parametrised one the class it had before."""
     kind = type(module)
     return kind.__bases__[0] if nn.utils.parametrize.is_parametrized(module) else kind
+
+
+def cell_of_it(module: object) -> str:
+    """What makes a `Cell` of a layer or cell of `torch.nn`, as the end of a refusal; "" for anything else."""
+    if not isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return ""
+    kind = plain(module)
+    if kind not in REPLACED and kind not in BEFORE:
+        return ""
+    it = "it" if kind in BEFORE else "nextstate.accelerate(it)"
+    if isinstance(module, nn.RNNCellBase):
+        return f"; {it}.cell() is one"
+    if module.bidirectional:
+        return ", which a layer that reads backward too is not"
+    one = f"{it}.cells()[0]" if module.num_layers == 1 else f"nextstate.Stacked(*{it}.cells())"
+    return f"; {one} is one"
 
 
 def _turn(module: nn.Module, to: type[nn.Module]) -> None:

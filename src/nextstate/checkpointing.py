@@ -27,7 +27,8 @@ def checkpointed(scan: Scan, *, every: int) -> Scan:
     one segment of k steps needs. The price is a second forward pass. Least memory: k about sqrt(T).
     Outputs, states and the gradients of us and s0 keep their bits; those of the parameters are summed segment
     by segment, so they agree to rounding, as does what is multiplied outside of the loop (a MinGRU, products
-    of many ids). Noise that a step draws is drawn alike the second time. torch.func's transforms do not pass.
+    of many ids). Noise that a step draws is drawn alike the second time. Of torch.func's
+    transforms grad, vjp and jacrev raise; vmap, jvp and jacfwd pass, but no gradient goes back through them.
 
     Raises InputError for k < 1 and for a loop that is no scan. Source: Chen et al. 2016 (arXiv 1604.06174);
     over time, Gruslys et al. 2016 (arXiv 1606.03401).

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextstate.accelerate import cell_of_it
 from nextstate.cell import Cell, state_dtype
 from nextstate.checks import check_same_state, check_sequence, describe, parts_of, refuse
 from nextstate.combine import Quantised
@@ -57,7 +58,8 @@ class Session:
 
     def __init__(self, cell: Cell, *, batch_size: int | None = None) -> None:
         if not isinstance(cell, Cell):
-            refuse("Session", f"the cell is a {type(cell).__name__}; expected a Cell, such as nextstate.GRU")
+            expected = f"expected a Cell, such as nextstate.GRU{cell_of_it(cell)}"
+            refuse("Session", f"the cell is a {type(cell).__name__}; {expected}")
         whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
         if batch_size is not None and not (whole and batch_size >= 1):
             refuse(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
+from nextstate.accelerate import cell_of_it
 from nextstate.cell import Cell
 from nextstate.checks import describe, parts_of, refuse
 from nextstate.saved_state import from_bytes, to_bytes
@@ -24,7 +25,8 @@ class Streams:
 
     Shapes: `ids` N of them, each once; u [N, I], v [N, V], us [T, N, I], `lengths` [N] as in `scan`, for
     chunks of different length. As in `Session` the cell is copied, in eval mode; on the CPU engine a stream
-    has the same bits whatever runs beside it.
+    has the same bits whatever runs beside it. A `Quantised` cell runs in float32 on its rounded weights, so
+    with "int8" the bits are not those of a `Session`, which rounds the inputs of products too.
 
     Raises InputError for an id that is not open or given twice, and for input of the wrong size.
 
@@ -39,7 +41,8 @@ class Streams:
 
     def __init__(self, cell: Cell) -> None:
         if not isinstance(cell, Cell):
-            refuse("Streams", f"the cell is a {type(cell).__name__}; expected a Cell, such as nextstate.GRU")
+            expected = f"expected a Cell, such as nextstate.GRU{cell_of_it(cell)}"
+            refuse("Streams", f"the cell is a {type(cell).__name__}; {expected}")
         self._cell = frozen(cell)
         self._table: Tree = start(self._cell, 1)
         self._rows: dict[int, int] = {}

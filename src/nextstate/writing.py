@@ -37,9 +37,27 @@ def whole(operation: str, path: str | Path) -> Iterator[Path]:
         refuse(operation, f"{path} cannot be written: {error.strerror}")
     try:
         yield aside
-        os.replace(aside, path)
+        try:
+            os.replace(aside, path)
+        except OSError as error:
+            refuse(operation, f"{path} cannot be written: {error.strerror}")
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def together(*paths: Path) -> Iterator[None]:
+    """While files are written that are nothing without each other: if that fails, no new one is left.
+
+    together : paths -> a block; a file that had one of these names before is not taken away
+    """
+    new = [path for path in paths if not os.path.lexists(path)]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def folder_of(operation: str, path: Path) -> Path:

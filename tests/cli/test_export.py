@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -158,6 +160,21 @@ def test_the_folder_is_made(ending: str, tmp_path: Path) -> None:
     done = invoke(file, "--to", ending, "--out", out)
     assert done.exit_code == 0, done.output
     assert out.is_file()
+
+
+def test_an_encoder_without_its_decoder_is_not_left(tmp_path: Path, monkeypatch) -> None:
+    replace = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if target.name == "sorter_decoder.c":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    done = invoke(SHIPPED, "--to", "c", "--out", tmp_path / "sorter.c")
+    assert isinstance(done.exception, InputError)
+    assert "sorter_decoder.c cannot be written: No space left on device" in str(done.exception)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_options_are_refused() -> None:

@@ -261,6 +261,16 @@ def test_torchscript_still_compiles_and_traces(kind: str) -> None:
     assert all(a is b for a, b in zip(model.parameters(), layer.parameters(), strict=True))
 
 
+def test_the_report_says_what_single_steps_do() -> None:
+    if not ns.nn.layers.COMPILED:
+        pytest.skip("the compiled extension is not installed")
+    model = ns.accelerate(nn.Sequential(nn.GRUCell(3, 4), nn.GRU(4, 4)))
+    said = "0: GRUCell, but with gradients torch's own code runs: one step\n1: GRU"
+    assert str(ns.Acceleration(model)) == said
+    assert not ns.Acceleration(model).idle
+    assert "one step" not in str(ns.Acceleration(model.double()))
+
+
 def test_the_model_may_be_a_layer_itself() -> None:
     layer = nn.LSTM(3, 4)
     report = ns.Acceleration(ns.accelerate(layer))

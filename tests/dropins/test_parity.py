@@ -241,6 +241,28 @@ def test_weight_norm_by_hook() -> None:
     assert_agree(outcome(mine, us), outcome(theirs, us), TOLERANCE)
 
 
+@pytest.mark.parametrize("kind", ["RNN", "RNNCell"])
+def test_the_nonlinearity_may_change_after_construction(kind: str) -> None:
+    """torch reads it at every call: a layer's from `mode`, a cell's from `nonlinearity`."""
+    theirs, mine = pair(kind, {})
+    us = torch.randn(BATCH, INPUT) if kind == "RNNCell" else torch.randn(STEPS, BATCH, INPUT)
+    with torch.no_grad():
+        for name, value in (
+            ("", ""),
+            ("nonlinearity", "relu"),
+            ("mode", "RNN_RELU"),
+            ("nonlinearity", "tanh"),
+        ):
+            if name:
+                setattr(theirs, name, value), setattr(mine, name, value)
+            assert_agree(dict(enumerate(tensors(mine(us)))), dict(enumerate(tensors(theirs(us)))), TOLERANCE)
+        name = "nonlinearity" if kind == "RNNCell" else "mode"
+        setattr(theirs, name, "garbage"), setattr(mine, name, "garbage")
+        assert refusal(mine, us) == refusal(theirs, us)
+    with pytest.raises(ns.InputError, match="the nonlinearity is 'garbage'; expected tanh or relu"):
+        mine.cell() if kind == "RNNCell" else mine.cells()
+
+
 def test_dropout_may_change_after_construction() -> None:
     theirs, mine = pair("GRU", {"num_layers": 2})
     us = dense(theirs)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -170,7 +172,26 @@ def test_nothing_lies_aside_if_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "m.h").mkdir()
     with pytest.raises(ns.InputError, match=r"m\.h cannot be written: a folder has that name"):
         ns.export.c(ns.GRU(3, 4), tmp_path / "m.c")
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    assert [p.name for p in tmp_path.iterdir()] == ["m.h"]
+
+
+@pytest.mark.parametrize("before", [(), ("m.c",), ("m.h",)], ids=["new", "old source", "old header"])
+def test_a_source_without_its_header_is_not_left(
+    before: tuple[str, ...], tmp_path: Path, monkeypatch
+) -> None:
+    for name in before:
+        (tmp_path / name).write_text("old")
+    replace = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if target.name == "m.c":
+            raise OSError(errno.EPERM, "Operation not permitted")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(ns.InputError, match=r"m\.c cannot be written: Operation not permitted"):
+        ns.export.c(ns.GRU(3, 4), tmp_path / "m.c")
+    assert tuple(p.name for p in tmp_path.iterdir()) == before
 
 
 def test_no_operation_of_the_compiler_is_forgotten() -> None:

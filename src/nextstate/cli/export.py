@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextstate.checks import refuse
-from nextstate.writing import folder_of
+from nextstate.writing import folder_of, together
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,10 +91,12 @@ def _c(network: nn.Module, out: Path, weights: str) -> list[dict[str, Any]]:
             out.with_stem(f"{out.stem}_encoder"): network.encoder,
             out.with_stem(f"{out.stem}_decoder"): network.decoder,
         }
-    for path in (place for source in parts for place in (source, source.with_suffix(".h"))):
+    places = [place for source in parts for place in (source, source.with_suffix(".h"))]
+    for path in places:
         if path.is_dir():
             refuse("export", f"{path} cannot be written: a folder has that name")
-    written = [c(module, path, weights=weights) for path, module in parts.items()]
+    with together(*places):
+        written = [c(module, path, weights=weights) for path, module in parts.items()]
     return [
         {
             "file": str(found.source),

@@ -16,7 +16,7 @@ from nextstate.export.graph import StepGraph, frozen, step_graph
 from nextstate.export.names import paths
 from nextstate.export.stream import as_cell, example_of, input_of
 from nextstate.states import Tree, leaves, tree_map
-from nextstate.writing import whole
+from nextstate.writing import together, whole
 
 OPERATION = "export.c"
 WEIGHTS = ("float32", "int8")
@@ -93,7 +93,7 @@ def c(module: nn.Module, path: str | Path, us: Tree | None = None, *, weights: s
         graph = step_graph(OPERATION, cell, u, s)
         writer = _Writer(path.stem, type(module).__name__, graph, u, s, weights == "int8")
     header = path.with_suffix(".h")
-    with whole(OPERATION, path) as source, whole(OPERATION, header) as beside:
+    with together(path, header), whole(OPERATION, path) as source, whole(OPERATION, header) as beside:
         source.write_text(writer.source())
         beside.write_text(writer.header())
     return CFile(

@@ -49,7 +49,8 @@ class StepGraph:
 
 def frozen(operation: str, module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU, whose numbers must be float32."""
-    tensors = (*module.parameters(), *module.buffers())
+    by_hooks = (x for part in module.modules() for x in vars(part).values() if isinstance(x, Tensor))
+    tensors = (*module.parameters(), *module.buffers(), *by_hooks)
     for x in tensors:
         if x.is_meta:
             refuse(operation, f"a parameter is {describe(x)} on meta and has no numbers: load some first")

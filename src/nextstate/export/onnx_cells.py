@@ -22,7 +22,7 @@ from nextstate.export.onnx_start import (
     state_ports,
     there,
 )
-from nextstate.export.stream import example_of
+from nextstate.export.stream import check_layer, example_of
 from nextstate.networks import Bidirectional
 from nextstate.nn.views import cells_of
 from nextstate.run import scan
@@ -108,6 +108,7 @@ def of_bidirectional(layer: Bidirectional, us: Tree | None) -> Model:
 
 def of_torch(layer: nn.RNNBase, us: Tree | None) -> Model:
     """A layer of `torch.nn` (or its drop-in), with its own names and shapes, and `lengths` besides."""
+    check_layer(OPERATION, layer)
     first = layer.batch_first
     dims: tuple[Any, ...] = ("batch", "time") if first else ("time", "batch")
     port = Port("input", (*dims, layer.input_size), torch.float32)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nextstate.accelerate import cell_of_it
 from nextstate.cell import Cell
 from nextstate.checks import refuse
 from nextstate.export.graph import frozen
@@ -116,7 +117,8 @@ def _model(module: nn.Module, us: Tree | None) -> Model:
     for kind, make in KINDS.items():
         if isinstance(module, kind):
             return make(module, us)
-    known = "a layer of torch.nn or nextstate.nn, or " + ", ".join(k.__name__ for k in KINDS)
+    known = ", ".join(kind.__name__ for kind in KINDS if kind is not nn.RNNBase)
+    known = f"a layer of torch.nn or nextstate.nn, or {known}{cell_of_it(module)}"
     return refuse(OPERATION, f"the module is a {type(module).__name__}; expected {known}")
 
 

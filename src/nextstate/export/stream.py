@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nextstate.accelerate import BEFORE, REPLACED, cell_of_it, plain
 from nextstate.cell import Cell, FunctionCell
 from nextstate.checks import check_sequence, describe, refuse
 from nextstate.combine import Stacked
@@ -31,12 +32,26 @@ def as_cell(operation: str, module: nn.Module) -> Cell:
     if isinstance(module, SequenceClassifier):
         return _classifier(operation, module)
     if isinstance(module, nn.RNNBase) and not module.bidirectional:
+        check_layer(operation, module)
         cells = cells_of(module)
         return cells[0] if len(cells) == 1 else Stacked(*cells)
     if isinstance(module, Bidirectional | DocumentClassifier | nn.RNNBase):
         refuse(operation, f"{type(module).__name__} reads from the end of the sequence too: it has no step")
     known = "a Cell, LanguageModel, SequenceClassifier or layer of torch.nn or nextstate.nn"
-    return refuse(operation, f"the module is a {type(module).__name__}; expected {known}")
+    return refuse(operation, f"the module is a {type(module).__name__}; expected {known}{cell_of_it(module)}")
+
+
+def check_layer(operation: str, layer: nn.RNNBase) -> None:
+    """A file is written from a layer's parameters, so nothing else may have a say in what it computes."""
+    kind = plain(layer)
+    if kind not in REPLACED and kind not in BEFORE:
+        told = f"{kind.__qualname__} is a class of its own, derived from a torch layer"
+        refuse(operation, f"{told}, whose code may compute anything: write it as a Cell")
+    hooks = (*layer._forward_pre_hooks.values(), *layer._forward_hooks.values())
+    if hooks:
+        named = ", ".join(getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks)
+        off = "nn.utils.remove_weight_norm, nn.utils.prune.remove, or remove() of what registered it"
+        refuse(operation, f"the {kind.__name__} has forward hooks ({named}); take them off first by {off}")
 
 
 def _read(module: Any, cell: Cell) -> Cell:

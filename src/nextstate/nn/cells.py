@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from nextstate.cell import Cell
 from nextstate.cells import LSTMState
 from nextstate.nn.layers import ours, recorded, scriptable, transformed
-from nextstate.nn.views import GIVEN, cell_of
+from nextstate.nn.views import GIVEN, activation_of, cell_of
 from nextstate.run import scan
 
 
@@ -115,12 +115,14 @@ def fits(cell: nn.RNNCellBase, input: Tensor, hx: tuple[Tensor, ...] | None) -> 
         return False
     if input.dtype != weights[0].dtype:
         return False
+    if isinstance(cell, nn.RNNCell) and activation_of(cell) is None:
+        return False
     count = 2 if isinstance(cell, nn.LSTMCell) else 1
     shape = (*input.shape[:-1], cell.hidden_size)
     return hx is None or (len(hx) == count and all(tuple(h.shape) == shape for h in hx))
 
 
-@torch.compiler.disable
+@torch._disable_dynamo  # as in layers.py
 def _step(cell: nn.RNNCellBase, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
     batched = input.dim() == 2
     us = input.unsqueeze(0) if batched else input[None, None]

@@ -18,7 +18,7 @@ from nextstate.cells import LSTMState
 from nextstate.checks import FallbackWarning
 from nextstate.engines.registry import MissingCpuEngine
 from nextstate.lengths import reverse_valid
-from nextstate.nn.views import GIVEN, cells_of
+from nextstate.nn.views import GIVEN, activation_of, cells_of
 from nextstate.run import ENGINES, scan
 
 MARK = "_accelerated"
@@ -122,7 +122,7 @@ class LSTM(nn.LSTM):
         return cells_of(self, GIVEN)
 
 
-@torch.compiler.disable
+@torch._disable_dynamo  # torch.compiler.disable imports the compiler, half of the start of a command
 def call(layer: nn.RNNBase, input: Any, hx: Any) -> Any:
     """A call of a layer: ours if it is well formed and of a kind we run, else torch's own code."""
     if isinstance(input, fx.Proxy):
@@ -210,6 +210,8 @@ def fits(layer: nn.RNNBase, input: Any, hx: tuple[Tensor, ...] | None) -> bool:
     if torch.is_grad_enabled() and not transformed() and _steps(layer, input) == 1:
         return False  # one node of the graph for every step costs more than the kernels of a step
     if hx is not None and not (isinstance(hx, tuple | list) and all(isinstance(h, Tensor) for h in hx)):
+        return False
+    if isinstance(layer, nn.RNN) and activation_of(layer) is None:
         return False
     weights = [getattr(layer, name) for name in layer._flat_weights_names]
     if not ours(data, *weights, *(hx or ())) or data.dtype != weights[0].dtype:

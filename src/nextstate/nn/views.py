@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from nextstate.cell import Cell
 from nextstate.cells import GRU, LSTM, Elman, ProjectedLSTM
+from nextstate.checks import refuse
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
+MODES = {f"RNN_{name.upper()}": activation for name, activation in ACTIVATIONS.items()}
 BIASES = ("bias_ih", "bias_hh")
 
 Known = WeakKeyDictionary[nn.Module, tuple[Cell, ...]]
@@ -28,7 +30,7 @@ def cells_of(layer: nn.RNNBase, known: Known = RUN) -> tuple[Cell, ...]:
     A cell holds the very tensors that the layer holds at the moment of the call, whoever put them there:
     an optimiser, `functional_call`, a parametrisation.
     """
-    cells = known.get(layer)
+    cells = _current(layer, known)
     if cells is None:
         widths = [getattr(layer, names[0]).shape[1] for names in layer._all_weights]
         cells = known[layer] = tuple(_view(layer, width) for width in widths)
@@ -40,12 +42,25 @@ def cells_of(layer: nn.RNNBase, known: Known = RUN) -> tuple[Cell, ...]:
 
 def cell_of(layer: nn.RNNCellBase, known: Known = RUN) -> Cell:
     """The cell of a torch cell, with its very parameters."""
-    cells = known.get(layer)
+    cells = _current(layer, known)
     if cells is None:
         cells = known[layer] = (_view(layer, layer.input_size),)
     for name in ("weight_ih", "weight_hh", *(BIASES if layer.bias else ())):
         _hold(cells[0], name, layer, name)
     return cells[0]
+
+
+def activation_of(layer: Any) -> Callable[[Tensor], Tensor] | None:
+    """What an Elman layer applies by the name that torch would read now; None if torch would refuse it."""
+    return MODES.get(layer.mode) if isinstance(layer, nn.RNN) else ACTIVATIONS.get(layer.nonlinearity)
+
+
+def _current(layer: nn.Module, known: Known) -> tuple[Cell, ...] | None:
+    """The cells made before, unless they apply what the layer no longer does."""
+    cells = known.get(layer)
+    if cells and isinstance(cells[0], Elman) and cells[0].activation is not activation_of(layer):
+        return None
+    return cells
 
 
 def _view(layer: Any, input_size: int) -> Cell:
@@ -57,7 +72,11 @@ def _view(layer: Any, input_size: int) -> Cell:
         return _bare(ProjectedLSTM, sizes | {"projection_size": layer.proj_size}, "weight_hr")
     if isinstance(layer, nn.LSTM | nn.LSTMCell):
         return _bare(LSTM, sizes)
-    return _bare(Elman, sizes | {"activation": ACTIVATIONS[layer.nonlinearity]})
+    activation = activation_of(layer)
+    if activation is None:
+        name = layer.mode if isinstance(layer, nn.RNN) else layer.nonlinearity
+        refuse(type(layer).__name__, f"the nonlinearity is {name!r}; expected tanh or relu")
+    return _bare(Elman, sizes | {"activation": activation})
 
 
 def _bare(kind: type[Cell], attributes: dict[str, Any], *more: str) -> Cell:
