@@ -23,8 +23,10 @@ Outcome = dict[str, Tensor]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 
 
-HERE = [name for name in ENGINES if name in ("cpu", "reference")]
-"""The engines for any cell; torch's fused kernels and the engines parallel in time have their own tests."""
+ELSEWHERE = {"torch", "scan", "newton", "quasi-newton"}
+"""Engines that do not run any cell, and have tests of their own."""
+HERE = [name for name in ENGINES if name not in ELSEWHERE]
+"""Engines that run the catalogue: a new one does unless it is named above."""
 
 
 def on(engine: str) -> Runner:

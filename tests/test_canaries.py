@@ -9,13 +9,15 @@ from torch.nn import functional as F
 
 import laws
 import nextstate as ns
-from agreement import assert_agree, on, outcome
+from agreement import HERE, assert_agree, dtype_of, on, outcome
 from catalogue import BY_NAME, random_state, randomise_
 from nextstate.states import leaves
 from test_equations import check_equations
 from torch_peers import PEERS, cells_of, our_outcome, their_outcome
 
 LENGTHS = torch.tensor([3, 0, 5, 1])
+ROADS = [(name, torch.float32) for name in HERE] + [("reference", torch.float64)]
+engines = pytest.mark.parametrize("engine", HERE)
 
 
 class BrokenGRU(ns.GRU):
@@ -75,7 +77,12 @@ def rejects(check, *arguments) -> None:
         check(*arguments)
 
 
-def gru_against_torch(fault: str | None, dtype: torch.dtype = torch.float64) -> None:
+def gru_case(engine: str) -> tuple[BrokenGRU, Tensor, Tensor]:
+    dtype = dtype_of(engine)
+    return broken("").to(dtype), torch.randn(5, 4, 3, dtype=dtype), torch.randn(4, 5, dtype=dtype)
+
+
+def gru_against_torch(fault: str | None, engine: str, dtype: torch.dtype) -> None:
     peer = next(peer for peer in PEERS if peer.name == "GRU")
     network = randomise_(nn.GRU(3, 5)).to(dtype)
     cells = cells_of(peer, network)
@@ -85,16 +92,20 @@ def gru_against_torch(fault: str | None, dtype: torch.dtype = torch.float64) -> 
         faulty.fault = fault
         cells = {"l0": faulty}
     us, s0 = torch.randn(7, 4, 3, dtype=dtype), (torch.randn(1, 4, 5, dtype=dtype),)
-    ours = our_outcome(cells, us, s0, None, "reference")
+    ours = our_outcome(cells, us, s0, None, engine)
     assert_agree(ours, their_outcome(network, us, s0, None))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("engine", "dtype"), ROADS, ids=str)
+@pytest.mark.parametrize("fault", [None, ""])
+def test_agreement_with_torch_accepts(fault: str | None, engine: str, dtype: torch.dtype) -> None:
+    gru_against_torch(fault, engine, dtype)
+
+
+@pytest.mark.parametrize(("engine", "dtype"), ROADS, ids=str)
 @pytest.mark.parametrize("fault", [*VALUE_FAULTS[:-1], *GRADIENT_FAULTS])
-def test_agreement_with_torch_rejects(fault: str, dtype: torch.dtype) -> None:
-    gru_against_torch(None, dtype)
-    gru_against_torch("", dtype)
-    rejects(gru_against_torch, fault, dtype)
+def test_agreement_with_torch_rejects(fault: str, engine: str, dtype: torch.dtype) -> None:
+    rejects(gru_against_torch, fault, engine, dtype)
 
 
 @pytest.mark.parametrize("fault", VALUE_FAULTS[:-1])
@@ -134,17 +145,17 @@ def test_equations_reject_rounds_in_another_order(weight: str, monkeypatch: pyte
     rejects(check_equations, cell, "MogrifierLSTM")
 
 
-def test_the_loop_law_rejects_a_wrong_gradient_and_a_wrong_order() -> None:
-    cell, us = broken(""), torch.randn(5, 4, 3).double()
-    s0 = random_state(cell, 4)
+@engines
+def test_the_loop_law_rejects_a_wrong_gradient_and_a_wrong_order(engine: str) -> None:
+    cell, us, s0 = gru_case(engine)
 
     def backwards(cell, us, s0, lengths):
-        return ns.scan(cell, us.flip(0), s0)
+        return on(engine)(cell, us.flip(0), s0, lengths)
 
     def without_gradient_of_the_start(cell, us, s0, lengths):
-        return ns.scan(cell, us, s0.detach())
+        return on(engine)(cell, us, s0.detach(), lengths)
 
-    laws.plain_loop(on("reference"), cell, us, s0)
+    laws.plain_loop(on(engine), cell, us, s0)
     rejects(laws.plain_loop, backwards, cell, us, s0)
     rejects(laws.plain_loop, without_gradient_of_the_start, cell, us, s0)
 
@@ -194,29 +205,35 @@ def mask_by_product(cell, us, s0, lengths):
     return torch.stack(vs), s
 
 
+@engines
 @pytest.mark.parametrize("run", [off_by_one, unmasked_outputs, late_state])
-def test_the_ragged_law_rejects(run) -> None:
-    cell, us, s0 = broken(""), torch.randn(5, 4, 3).double(), torch.randn(4, 5).double()
-    laws.rows_alone(on("reference"), cell, us, s0, LENGTHS)
-    rejects(laws.rows_alone, run, cell, us, s0, LENGTHS)
+def test_the_ragged_law_rejects(run, engine: str) -> None:
+    cell, us, s0 = gru_case(engine)
+    laws.rows_alone(on(engine), cell, us, s0, LENGTHS)
+    with ns.engine(engine):
+        rejects(laws.rows_alone, run, cell, us, s0, LENGTHS)
 
 
+@engines
 @pytest.mark.parametrize("run", [off_by_one, unmasked_outputs, late_state, mask_by_product])
-def test_the_padding_law_rejects(run) -> None:
-    cell, us, s0 = broken(""), torch.randn(5, 4, 3).double(), torch.randn(4, 5).double()
-    laws.padding(on("reference"), cell, us, s0, LENGTHS)
-    rejects(laws.padding, run, cell, us, s0, LENGTHS)
+def test_the_padding_law_rejects(run, engine: str) -> None:
+    cell, us, s0 = gru_case(engine)
+    laws.padding(on(engine), cell, us, s0, LENGTHS)
+    with ns.engine(engine):
+        rejects(laws.padding, run, cell, us, s0, LENGTHS)
 
 
 def test_mask_by_product_is_wrong_in_its_padding_only() -> None:
-    cell, us, s0 = broken(""), torch.randn(5, 4, 3).double(), torch.randn(4, 5).double()
+    cell, us, s0 = gru_case("reference")
     laws.rows_alone(mask_by_product, cell, us, s0, LENGTHS)
 
 
-def test_the_fold_law_rejects_a_length_off_by_one() -> None:
-    cell, us, s0 = broken(""), torch.randn(5, 4, 3).double(), torch.randn(4, 5).double()
-    laws.last_of_scan("reference", on("reference"), cell, us, s0, LENGTHS)
-    rejects(laws.last_of_scan, "reference", off_by_one, cell, us, s0, LENGTHS)
+@engines
+def test_the_fold_law_rejects_a_length_off_by_one(engine: str) -> None:
+    cell, us, s0 = gru_case(engine)
+    laws.last_of_scan(engine, on(engine), cell, us, s0, LENGTHS)
+    with ns.engine(engine):
+        rejects(laws.last_of_scan, engine, off_by_one, cell, us, s0, LENGTHS)
 
 
 def test_gradcheck_rejects_a_detached_gate() -> None:

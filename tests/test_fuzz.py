@@ -192,11 +192,62 @@ def test_what_was_wrong_is_told(loop, name: str) -> None:
         loop(cell, us, s0, lengths=ragged)
 
 
-def test_what_is_no_cell_is_refused() -> None:
-    with pytest.raises(ns.InputError, match="scan: the cell is a GRU; expected a Cell"):
-        ns.scan(torch.nn.GRU(3, 5), torch.ones(4, 2, 3))
-    with pytest.raises(ns.InputError, match="unfold: the cell is a function"):
-        ns.unfold(lambda u, s: (u, s), torch.ones(2, 3), torch.ones(2, 3), steps=1, feed=lambda v: v)
+US, IDS = torch.ones(4, 2, 3), torch.zeros(2, 3, dtype=torch.int64)
+MISTAKES = {
+    "scan: the cell is a GRU; expected a Cell": lambda: ns.scan(torch.nn.GRU(3, 5), US),
+    "scan: the cell is the class GRU": lambda: ns.scan(ns.GRU, US),
+    "fold: the cell is the class GRU": lambda: ns.fold(ns.GRU, US),
+    "unfold: the cell is a function": lambda: ns.unfold(lambda u, s: (u, s), US[0], US[0], steps=1, feed=abs),
+    "unfold: feed is None": lambda: ns.unfold(ns.GRU(3, 3), US[0], US[0], steps=1, feed=None),
+    "explain: the cell is a int": lambda: ns.explain(3),
+    "Elman: activation is 'relu'": lambda: ns.Elman(3, 4, activation="relu"),
+    "FunctionCell: step is 3": lambda: ns.FunctionCell(3, 4),
+    "FunctionCell: start is 4": lambda: ns.FunctionCell(abs, 4),
+    "Embedded: ids run from 7 to 7; .* 0..4": lambda: ns.Embedded(ns.GRU(3, 4), 5, 3)(IDS[0] + 7, US[:3, 0]),
+    "Bidirectional: the cells put out": lambda: ns.Bidirectional(ns.WithState(ns.GRU(3, 4)), ns.GRU(3, 4))(
+        US
+    ),
+    "forget_bias_: value is 'x'": lambda: ns.init.forget_bias_(ns.GRU(3, 4), "x"),
+    "identity_: scale is 'x'": lambda: ns.init.identity_(ns.Elman(3, 4), "x"),
+    "layers are str": lambda: ns.SequenceClassifier("x", inputs=3, classes=2),
+    "layers are GRU, GRU": lambda: ns.SequenceClassifier(
+        [ns.GRU(3, 4), torch.nn.GRU(4, 4)], inputs=3, classes=2
+    ),
+    "pooling is 'max'": lambda: ns.SequenceClassifier(ns.GRU(3, 4), inputs=3, classes=2, pooling="max"),
+    "Concatenation: .*, got 'max'": lambda: ns.networks.Concatenation("max"),
+    "EncoderDecoder: cell is 3": lambda: ns.EncoderDecoder(3, 3, 4, cell=3),
+    "EncoderDecoder: the cell puts out": lambda: ns.EncoderDecoder(
+        3, 3, 4, cell=lambda *sizes: ns.WithState(ns.GRU(*sizes))
+    ),
+    "EncoderDecoder: the ids are list": lambda: networks()[3]([[1, 2]], IDS),
+    "EncoderDecoder: the ids are NoneType": lambda: networks()[3](None, IDS),
+    r"EncoderDecoder: the ids are \(\) int64": lambda: networks()[3](torch.tensor(1), IDS),
+    "LanguageModel: .* targets NoneType differ": lambda: networks()[2].loss(IDS, None),
+    "LanguageModel: ids list and targets": lambda: networks()[2].scores([[1]], IDS),
+    "temperature is '1'": lambda: networks()[2].generate(IDS, temperature="1"),
+    "top_k is 1.5": lambda: networks()[2].generate(IDS, top_k=1.5),
+    "top_p is '1'": lambda: networks()[2].generate(IDS, top_p="1"),
+}
+"""What each says, by what it is said to."""
+
+
+@pytest.mark.parametrize("told", MISTAKES)
+def test_mistakes_are_told(told: str) -> None:
+    with pytest.raises(ns.InputError, match=told):
+        MISTAKES[told]()
+
+
+@pytest.mark.parametrize("engine", ["auto", "cpu", "scan", "newton", "quasi-newton", "reference"])
+def test_ids_outside_the_table_are_told_on_every_road(engine: str) -> None:
+    cell = ns.Embedded((ns.MinGRU if engine == "scan" else ns.GRU)(3, 4), 5, 3)
+    for shape in ((2, 2), (9, 50)):  # few ids are looked up in the table, many in products with it
+        for bad in (7, -1):
+            ids = torch.zeros(shape, dtype=torch.int64)
+            ids[-1, -1] = bad
+            for loop in (ns.scan, ns.fold):
+                with pytest.raises(ns.InputError, match=rf"ids run from .*{bad}.*0\.\.4"):
+                    loop(cell, ids, engine=engine)
+                loop(cell, ids, lengths=torch.tensor([shape[0]] * (shape[1] - 1) + [shape[0] - 1]))
 
 
 def test_unknown_engines_are_refused() -> None:

@@ -84,6 +84,12 @@ class TestPooling:
             assert not grad[n:, b].any()
 
     @poolings
+    @pytest.mark.parametrize("lengths", [torch.tensor([9, 1]), torch.tensor([-1, 1]), [3, 1]], ids=str)
+    def test_lengths_that_are_not_theirs_are_refused(self, pooling: nn.Module, lengths: object) -> None:
+        with pytest.raises(ns.InputError, match=r"lengths run from|lengths is a list"):
+            pooling(torch.ones(3, 2, 4), lengths)
+
+    @poolings
     def test_no_steps(self, pooling: nn.Module) -> None:
         assert not pooling(torch.ones(0, 4, 8)).any()
 
@@ -209,7 +215,10 @@ class TestLanguageModel:
             (lambda net: net(torch.tensor([[1, 7]])), "the ids run from 1 to 7; each must lie in 0..6"),
             (lambda net: net(torch.tensor([[1, -1]])), "the ids run from -1 to 1"),
             (lambda net: net(torch.tensor([[1, 2]]), None, torch.tensor([3])), "lengths run from 3 to 3"),
-            (lambda net: net.loss(torch.ones(1, 2).long(), torch.ones(1, 3).long()), r"\(1, 3\) differ"),
+            (
+                lambda net: net.loss(torch.ones(1, 2).long(), torch.ones(1, 3).long()),
+                r"\(1, 3\) int64 differ",
+            ),
             (lambda net: net.generate(torch.ones(1, 0).long()), "a row without tokens"),
             (lambda net: net.generate(torch.ones(2, 2).long(), torch.tensor([1, 0])), "a row without tokens"),
             (lambda net: net.generate(torch.ones(1, 1).long(), temperature=-1.0), "temperature is -1.0"),
@@ -225,7 +234,7 @@ def translator(**options) -> ns.EncoderDecoder:
 
 
 class TestEncoderDecoder:
-    @pytest.mark.parametrize("cell", [ns.GRU, ns.LSTM, ns.Elman])
+    @pytest.mark.parametrize("cell", [ns.GRU, ns.LSTM, ns.Elman, lambda i, h: ns.ProjectedLSTM(i, h, 2)])
     @pytest.mark.parametrize("summary_size", [None, 3])
     def test_teacher_forcing_on_its_own_output_is_generation(self, cell, summary_size: int | None) -> None:
         network = translator(cell=cell, summary_size=summary_size)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import doctest
+import importlib
 import inspect
+from dataclasses import is_dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 
@@ -98,6 +102,26 @@ def test_a_public_import_is_seen(tmp_path: Path) -> None:
     assert imports(file) == {"nextstate", "run"}
 
 
+BUILT_IN_PLACE = {"Builder", "Block", "Program"}
+"""Of the compiler's dataclasses those that are written to while a graph or a program is made."""
+
+
+def records(module: ModuleType) -> dict[str, bool]:
+    """The dataclasses of a module, and whether each is frozen."""
+    own = (x for x in vars(module).values() if is_dataclass(x) and x.__module__ == module.__name__)
+    return {kind.__name__: kind.__dataclass_params__.frozen for kind in own}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "compiler").glob("*.py")), ids=lambda path: path.stem)
+def test_the_compilers_records_are_frozen(path: Path) -> None:
+    found = records(importlib.import_module(f"nextstate.compiler.{path.stem}"))
+    assert not {name for name, frozen in found.items() if not frozen} - BUILT_IN_PLACE
+
+
+def test_a_record_that_is_not_frozen_is_seen() -> None:
+    assert records(importlib.import_module("nextstate.compiler.ir"))["Builder"] is False
+
+
 @pytest.mark.parametrize("name", ns.__all__)
 def test_public_names_are_documented_by_a_running_example(name: str) -> None:
     thing = getattr(ns, name)
@@ -106,6 +130,41 @@ def test_public_names_are_documented_by_a_running_example(name: str) -> None:
         return
     assert thing.__doc__, f"{name} has no docstring"
     assert doctest.DocTestParser().get_examples(thing.__doc__), f"{name} has no example"
+
+
+def undocumented(room: ModuleType) -> list[str]:
+    """What a room offers without a docstring of its own; constants have none."""
+
+    def told(name: str) -> bool:
+        thing = getattr(room, name)
+        kind = inspect.isclass(thing) or inspect.isroutine(thing) or inspect.ismodule(thing)
+        doc = (
+            (vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__) if kind else "constant"
+        )
+        return bool(doc) and not doc.startswith(f"{name}(")  # what Python writes for a record
+
+    return [name for name in getattr(room, "__all__", ()) if not told(name)]
+
+
+ROOMS = sorted(str(path.parent.relative_to(PACKAGE.parent)) for path in PACKAGE.rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("path", ROOMS)
+def test_rooms_and_what_they_offer_are_documented(path: str) -> None:
+    room = importlib.import_module(path.replace("/", "."))
+    assert room.__doc__
+    assert not undocumented(room)
+
+
+def test_what_is_not_documented_is_seen() -> None:
+    room = ModuleType("room")
+    for name, thing in {
+        "Told": ns.GRU, "Silent": type("Silent", (ns.GRU,), {}), "silent": lambda: 1,
+        "Pair": NamedTuple("Pair", [("a", int)]),
+    }.items():  # fmt: skip
+        setattr(room, name, thing)
+    room.__all__ = ["Told", "Silent", "silent", "Pair"]
+    assert undocumented(room) == ["Silent", "silent", "Pair"]
 
 
 def test_public_names_are_sorted_and_complete() -> None:

@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import nn
 
+from nextstate.checks import refuse
 from nextstate.states import Tree
 
 
@@ -67,6 +68,9 @@ class FunctionCell(Cell):
         parameters: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        for name, given in (("step", step), ("start", start)):
+            if not callable(given):
+                refuse("FunctionCell", f"{name} is {given!r}; expected a function")
         self.step, self.start, self.weights = step, start, parameters
 
     def initial_state(

@@ -19,7 +19,7 @@ from nextstate.compiler.ir import Builder, Node
 from nextstate.compiler.normalise import count_uses
 from nextstate.compiler.program import Program
 from nextstate.compiler.trace import Unsupported
-from nextstate.run import ENGINES, request_for
+from nextstate.run import ENGINES, check_cell, request_for
 from nextstate.states import Tree, leaves, tree_map
 
 
@@ -103,6 +103,7 @@ def _look_ups(cell: Cell, us: Tree, s0: Tree) -> Iterator[str]:
 
 def guess(operation: str, cell: Cell) -> Tree:
     """An input [1, 2, ...] that the step accepts."""
+    check_cell(operation, cell)
     for example in _candidates(cell):
         device = leaves(example)[0].device
         try:

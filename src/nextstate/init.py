@@ -57,8 +57,7 @@ def forget_bias_(cell: AnyCell, value: float = 1.0) -> AnyCell:
     ([1.0, 1.0], [0.0, 0.0])
     """
     keep, sign = _keep("forget_bias_", cell)
-    if not math.isfinite(value):
-        refuse("forget_bias_", f"value is {value}; expected a finite number")
+    _check_finite("forget_bias_", "value", value)
     _set_bias(cell, keep, torch.tensor(sign * float(value)))
     return cell
 
@@ -97,7 +96,8 @@ def identity_(cell: Elman, scale: float = 1.0) -> Elman:
     identity_ : (Elman, a) -> Elman,  U = a 1
 
     With activation=torch.relu, scale 1 and no input, any state >= 0 stays as it is for ever.
-    Raises InputError for another cell. Source: Le, Jaitly and Hinton 2015 (arXiv 1504.00941).
+    Raises InputError for another cell or a scale that is not finite.
+    Source: Le, Jaitly and Hinton 2015 (arXiv 1504.00941).
 
     >>> from nextstate import Elman
     >>> identity_(Elman(3, 2, activation=torch.relu)).weight_hh.tolist()
@@ -105,6 +105,7 @@ def identity_(cell: Elman, scale: float = 1.0) -> Elman:
     """
     if not isinstance(cell, Elman):
         refuse("identity_", f"expected an Elman cell, got {type(cell).__name__}")
+    _check_finite("identity_", "scale", scale)
     nn.init.eye_(cell.weight_hh)
     with torch.no_grad():
         cell.weight_hh.mul_(scale)
@@ -141,6 +142,11 @@ def integrator_(cell: GRU, *, generator: torch.Generator | None = None) -> GRU:
     nn.init.zeros_(cell.bias_hh)
     _set_bias(cell, "r", torch.tensor(2.0))
     return cell
+
+
+def _check_finite(operation: str, name: str, number: float) -> None:
+    if not isinstance(number, int | float) or not math.isfinite(number):
+        refuse(operation, f"{name} is {number!r}; expected a finite number")
 
 
 def _gates(operation: str, cell: Cell) -> tuple[str, ...]:

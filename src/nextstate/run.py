@@ -88,7 +88,9 @@ def scan(
         if done is not None:
             return done
     request = request_for("scan", cell, us, s0, lengths)
-    return choose(request, engine).scan(request)
+    chosen = choose(request, engine)
+    with _look_ups_told(request):
+        return chosen.scan(request)
 
 
 def fold(
@@ -110,7 +112,9 @@ def fold(
     if torch.compiler.is_dynamo_compiling():
         return opaque.run("fold", cell, us, s0, lengths, engine)
     request = request_for("fold", cell, us, s0, lengths)
-    return choose(request, engine).fold(request)
+    chosen = choose(request, engine)
+    with _look_ups_told(request):
+        return chosen.fold(request)
 
 
 def unfold(
@@ -137,7 +141,9 @@ def unfold(
     >>> unfold(double, (), torch.ones(1, 1), steps=3, feed=lambda v: v)[0].flatten().tolist()
     [2.0, 4.0, 8.0]
     """
-    _check_cell("unfold", cell)
+    check_cell("unfold", cell)
+    if not callable(feed):
+        refuse("unfold", f"feed is {feed!r}; expected a function v -> u")
     if not isinstance(steps, int) or steps < 0:
         refuse("unfold", f"steps is {steps!r}; expected an integer >= 0")
     parts = parts_of("unfold", "u0", u0)
@@ -174,6 +180,17 @@ def choose(request: Request, engine: str = "auto") -> Engine:
     raise AssertionError("the reference engine refuses nothing")
 
 
+@contextmanager
+def _look_ups_told(request: Request) -> Iterator[None]:
+    """An id outside a table is an IndexError within an engine: the cell's own step says which one it is."""
+    try:
+        yield
+    except IndexError:
+        with torch.no_grad():
+            loops.fold(request.cell, request.us, request.s0, request.lengths)
+        raise
+
+
 def warn_once(cell_name: str, reason: str) -> None:
     if (cell_name, reason) not in _warned:
         _warned.add((cell_name, reason))
@@ -185,8 +202,12 @@ def _wanted(engine: str) -> str | Engine:
     return engine if engine != "auto" else _forced.get()
 
 
-def _check_cell(operation: str, cell: Cell) -> None:
+def check_cell(operation: str, cell: Cell) -> None:
     """A cell is what has a start state: a wrapper that hands on its cell's (Fabric's, say) is one too."""
+    if isinstance(cell, type):
+        refuse(
+            operation, f"the cell is the class {cell.__name__}; expected a cell made of it, with its sizes"
+        )
     if not callable(getattr(cell, "initial_state", None)):
         refuse(operation, f"the cell is a {type(cell).__name__}; expected a Cell, such as nextstate.GRU")
 
@@ -201,7 +222,7 @@ def request_for(
     operation: str, cell: Cell, us: Tree, s0: Tree | None, lengths: Tensor | None = None
 ) -> Request:
     """The checked request of a loop, its start filled in."""
-    _check_cell(operation, cell)
+    check_cell(operation, cell)
     steps, batch = check_sequence(operation, us)
     parts = leaves(us)
     device = parts[0].device

@@ -5,21 +5,17 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict, replace
 
 import pytest
 from typer.testing import CliRunner
 
 from nextstate.checks import InputError
 from nextstate.cli import app
-from nextstate.cli.train_text import _earlier_records, _sources
-from nextstate.training import NonFiniteGradient, Record, fit
+from nextstate.cli.train_text import _sources
+from nextstate.training import NonFiniteGradient, fit
 
 LINE = "sphinx of black quartz, judge my vow\r\n"
 DROPPED = ["--weight-dropout", 0.2]
-TWICE = [(20, 2.0), (40, 2.0), (60, 2.0), (60, 1.5), (80, 1.5)]
-"""Steps and losses of a run killed at 60 that went on from 40, as its curve has them."""
-
 SMALL = ["--cell", "GRU", "--layers", 1, "--hidden", 48, "--features", 16, "--rows", 4, "--length", 38]
 
 
@@ -173,15 +169,6 @@ def test_an_interrupted_run_is_taken_up_again(tmp_path, monkeypatch):
     lines = (tmp_path / "disturbed" / "curve.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == sorted(set(steps))
-
-
-def test_the_curve_of_a_run_killed_twice_has_every_step_once(tmp_path):
-    curve = tmp_path / "curve.jsonl"
-    record = Record(0, 0.1, 1.0, 1.0, 0.1, 2.0, 1.0, 0)
-    lines = [json.dumps(asdict(replace(record, step=step, loss=loss))) for step, loss in TWICE]
-    curve.write_text("\n".join(lines) + '\n{"step": 9')
-    found = _earlier_records(curve)
-    assert [(r.step, r.loss) for r in found] == [(20, 2.0), (40, 2.0), (60, 1.5), (80, 1.5)]
 
 
 def test_weights_are_left_out_on_request_and_the_run_can_be_repeated(tmp_path):

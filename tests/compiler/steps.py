@@ -105,6 +105,12 @@ STEPS: dict[str, Callable[[Step, Tensor, Tensor], Tensor]] = {
     ),
     "one feature of h": lambda s, u, h: torch.tanh(s.a(u) + s.r(h)) * h[:, :1],
     # activations
+    "detached state": lambda s, u, h: torch.tanh(s.a(u) + s.r(h)) + 0.5 * h.detach(),
+    "detached product": lambda s, u, h: torch.tanh(s.a(u) + s.r(h).detach() + s.q(h)),
+    "detached gate": lambda s, u, h: torch.sigmoid(s.r(h) + s.a(u)).detach() * torch.tanh(s.q(h) + s.a(u)),
+    "detached sum": lambda s, u, h: torch.tanh(s.q(h)) * (s.a(u) + s.r(h)).detach(),
+    "data of a value": lambda s, u, h: torch.tanh(s.a(u) + s.r(h)) * torch.tanh(h).data,
+    "straight through": lambda s, u, h: (x := torch.tanh(s.a(u) + s.r(h))) + (x.sign() - x).detach(),
     "relu": lambda s, u, h: torch.relu(s.a(u) + 0.3 * s.r(h)),
     "gelu": lambda s, u, h: F.gelu(s.a(u) + s.r(h)),
     "gelu tanh": lambda s, u, h: F.gelu(s.a(u) + s.r(h), approximate="tanh"),

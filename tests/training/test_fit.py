@@ -23,6 +23,7 @@ from nextstate.training import (
     Steps,
     TrainState,
     carried,
+    constant,
     fit,
     no_improvement,
     skip,
@@ -30,10 +31,6 @@ from nextstate.training import (
     warmup_cosine,
 )
 from nextstate.training.step import set_up
-
-
-def constant(progress):
-    return 1.0
 
 
 def quadratic(model, batch, carry):
@@ -181,13 +178,24 @@ def test_average_by_hand():
     assert model.weight.item() == 4.0
 
 
+def measured(enough):
+    return Evaluation(lambda model: {"a": 1.0}, every=1, enough=enough)
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         lambda: Steps(0),
+        lambda: Steps("x"),
         lambda: Seconds(0),
+        lambda: Seconds("x"),
         lambda: Seconds(math.inf),
         lambda: warmup_cosine(1.0),
+        lambda: warmup_cosine("x"),
+        lambda: no_improvement("a", "x"),
+        lambda: list(fit(line(), quadratic, Steps(2), evaluation=measured(no_improvement("b", 1)))),
+        lambda: next(fit(line(), quadratic, 5)),
+        lambda: next(fit(line(), 3, Steps(1))),
         lambda: Evaluation(lambda model: {}, every=0),
         lambda: next(fit(line(), quadratic, Steps(1), clip=-1.0)),
         lambda: next(fit(line(), quadratic, Steps(1), clip=math.nan)),

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from nextstate.cell import Cell
 from nextstate.cells.parameters import check_input, check_sizes, uniform_
+from nextstate.checks import refuse
 
 
 class Elman(Cell):
@@ -41,6 +42,8 @@ class Elman(Cell):
     ) -> None:
         super().__init__()
         check_sizes("Elman", input_size, hidden_size)
+        if not callable(activation):
+            refuse("Elman", f"activation is {activation!r}; expected a function, such as torch.relu")
         self.input_size, self.hidden_size = input_size, hidden_size
         self.weight_ih = nn.Parameter(torch.empty(hidden_size, input_size))
         self.weight_hh = nn.Parameter(torch.empty(hidden_size, hidden_size))

@@ -77,7 +77,7 @@ def _lengths(text: str) -> list[int]:
         found += range(low, high + 1)
     if text and not found:
         refuse("eval sort", f"lengths is {text!r}; expected numbers and ranges such as 1-40,48")
-    return found
+    return sorted(set(found))
 
 
 def _print_tables(report: dict) -> None:

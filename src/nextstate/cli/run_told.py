@@ -1,15 +1,17 @@
-"""What a training tells of itself: its records while it runs, and the command for its card."""
+"""What a training tells of itself: its records while it runs, its curve, and the command for its card."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from nextstate.writing import write_text
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
     from nextstate.training import Record
@@ -33,6 +35,49 @@ def command(name: str, files: Sequence[Path], options: Mapping[str, Any]) -> str
             if value is not True:
                 words.append(shlex.quote(f"{value:.12g}" if isinstance(value, float) else str(value)))
     return " ".join(words)
+
+
+class Curve:
+    """The records of a run in a file, one JSON object a line; every step once, however often it was killed.
+
+    What an earlier part of the run left is read: of a step that was made anew the last record counts, a line
+    cut short by a kill is left out. The file is written whole before lines are added to it, and at the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from nextstate.training import Record
+
+        self.path = path
+        self.records: list[Record] = []
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+            try:
+                self._add(Record(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+
+    def follow(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The records of the part that runs now, each noted as it passes."""
+        self._write()
+        with self.path.open("a") as file:
+            for record in records:
+                self._add(record)
+                file.write(_line(record))
+                file.flush()
+                yield record
+        self._write()
+
+    def _add(self, record: Record) -> None:
+        """Records of steps that a run which was taken up again has made anew give way."""
+        while self.records and self.records[-1].step >= record.step:
+            self.records.pop()
+        self.records.append(record)
+
+    def _write(self) -> None:
+        write_text(self.path, "".join(map(_line, self.records)))
+
+
+def _line(record: Record) -> str:
+    return json.dumps(asdict(record)) + "\n"
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -46,7 +45,7 @@ def train_sort(
     json_output: Annotated[bool, typer.Option("--json", help="A JSON object a record on stdout.")] = False,
 ) -> None:
     """Train a network to sort. A run that was interrupted is taken up again where its checkpoint stands,
-    one that has finished is left as it is.
+    one that has finished is left as it is and shown at work.
 
     Several processes: torchrun --nproc-per-node 2 -m nextstate train sort
     """
@@ -57,6 +56,7 @@ def train_sort(
     from nextstate.engines.threads import set_threads
     from nextstate.recipes.report import draw_curve, model_card
     from nextstate.recipes.sort import RECIPES, prepare
+    from nextstate.recipes.sorter import load_sorter
     from nextstate.tasks.sort import evaluate
     from nextstate.training import check_minutes, here, of_first
 
@@ -77,6 +77,8 @@ def train_sort(
     settings = {"recipe": asdict(chosen), "seed": seed, "minutes": minutes, "precision": precision}
     fabric = here(device, precision)
     if of_first(fabric, lambda: _has_finished(out, settings)):
+        if fabric.is_global_zero and not json_output:
+            _show_examples(load_sorter(out / run_note.MODEL))
         return
     run = prepare(
         chosen,
@@ -88,15 +90,9 @@ def train_sort(
     if not fabric.is_global_zero:  # the first process writes and tells
         list(run.records())
         return
-    history = _earlier_records(out / "curve.jsonl")
-    with (
-        run_told.shown(lambda record: _summary(record, chosen), json_output) as show,
-        (out / "curve.jsonl").open("a") as curve,
-    ):
-        for record in run.records():
-            history = [earlier for earlier in history if earlier.step < record.step] + [record]
-            curve.write(json.dumps(asdict(record)) + "\n")
-            curve.flush()
+    curve = run_told.Curve(out / "curve.jsonl")
+    with run_told.shown(lambda record: _summary(record, chosen), json_output) as show:
+        for record in curve.follow(run.records()):
             show(record)
     sorter = run.sorter()
     sorter.network.eval()
@@ -108,8 +104,7 @@ def train_sort(
         chosen, seed=seed, steps=state.step, seconds=state.seconds, entries=entries, evaluation_seed=1
     )
     write_text(out / "model.md", card)
-    write_text(out / "curve.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in history))
-    draw_curve(history, out / "curve.png")
+    draw_curve(curve.records, out / "curve.png")
     run_note.write(out, settings, finished=True)
     run_note.remove_work(out, WORK)
     if not json_output:
@@ -143,19 +138,6 @@ def _has_finished(out: Path, settings: dict) -> bool:
         run_note.tell_finished("train sort", out)
         return True
     return False
-
-
-def _earlier_records(path: Path) -> list[Record]:
-    """The records of the run so far; a line cut short by a kill is left out."""
-    from nextstate.training import Record
-
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(Record(**json.loads(line)))
-        except ValueError:
-            continue
-    return records
 
 
 def _summary(record: Record, recipe: Recipe) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sys
@@ -139,20 +138,16 @@ def train_text(
         list(run.records())
         return
     _announce(run)
-    history = _earlier_records(out / "curve.jsonl")
-    _write_curve(out / "curve.jsonl", history)
+    curve = run_told.Curve(out / "curve.jsonl")
     ratio = corpus.characters_per_token()
     pace = recipe.rows * recipe.length * ratio
 
     def summary(record: Record) -> str:
         return _summary(record, pace, ratio)
 
-    with run_told.shown(summary, json_output) as show, (out / "curve.jsonl").open("a") as curve:
+    with run_told.shown(summary, json_output) as show:
         try:
-            for record in run.records():
-                _append(history, record)
-                curve.write(json.dumps(asdict(record)) + "\n")
-                curve.flush()
+            for record in curve.follow(run.records()):
                 show(record)
                 if record.evaluation is not None and sample and not json_output:
                     _show_sample(run, record.step, sample)
@@ -174,8 +169,7 @@ def train_text(
         processes=fabric.world_size,
     )
     write_text(out / "model.md", card)
-    _write_curve(out / "curve.jsonl", history)
-    draw_curve(history, ratio, out / "curve.png")
+    draw_curve(curve.records, ratio, out / "curve.png")
     run_note.write(out, wishes, finished=True)
     run_note.remove_work(out, WORK)
     print(
@@ -294,30 +288,6 @@ def _sources(files: list[Path], out: Path) -> list[Path]:
     if not found:
         refuse("train text", f"{', '.join(map(str, files))} hold nothing but files of a run")
     return found
-
-
-def _earlier_records(path: Path) -> list[Record]:
-    """The records of the run so far; a line cut short by a kill is left out."""
-    from nextstate.training import Record
-
-    records: list[Record] = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            _append(records, Record(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
-    return records
-
-
-def _append(history: list[Record], record: Record) -> None:
-    """Add a record; those of steps that a run which was taken up again has made anew give way."""
-    while history and history[-1].step >= record.step:
-        history.pop()
-    history.append(record)
-
-
-def _write_curve(path: Path, history: list[Record]) -> None:
-    write_text(path, "".join(json.dumps(asdict(record)) + "\n" for record in history))
 
 
 def _summary(record: Record, pace: float, ratio: float) -> str:

@@ -1,7 +1,7 @@
 """Cells from cells: every wrapper here takes cells, is a cell, and combines with the others."""
 
 from nextstate.combine.dropout import Dropped, DroppedState, Masks, Zoneout, redrawn
-from nextstate.combine.inputs import Embedded, ResetWhen, check_ids
+from nextstate.combine.inputs import Embedded, ResetWhen, look_up
 from nextstate.combine.quantised import Quantised
 from nextstate.combine.structure import LearnedStart, Residual, Stacked, WithState
 from nextstate.combine.weight_dropout import WeightDropped
@@ -19,6 +19,6 @@ __all__ = [
     "WeightDropped",
     "WithState",
     "Zoneout",
-    "check_ids",
+    "look_up",
     "redrawn",
 ]

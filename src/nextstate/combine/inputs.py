@@ -23,8 +23,8 @@ class Embedded(Wrapper):
     Shapes: ids [B] integers in 0..vocabulary-1, table [vocabulary, features]; a sequence of ids is [T, B].
     Start: table N(0, 1), as `torch.nn.Embedding`.
 
-    Raises InputError if the ids are not integers [B]. An id outside the table is an error of the look-up
-    (IndexError on a CPU).
+    Raises InputError if the ids are not integers [B] or outside the table; on a GPU the latter is torch's own
+    assertion, for looking at every id would make the host wait.
 
     >>> from nextstate import GRU, scan
     >>> vs, s = scan(Embedded(GRU(4, 5), vocabulary=10, features=4), torch.tensor([[1, 9], [0, 3], [2, 2]]))
@@ -38,8 +38,7 @@ class Embedded(Wrapper):
         self.table = nn.Parameter(torch.randn(vocabulary, features))
 
     def forward(self, u: Tensor, s: Tree) -> tuple[Tree, Tree]:
-        check_ids("Embedded", u)
-        return self.cell(F.embedding(u, self.table), s)
+        return self.cell(look_up("Embedded", u, self.table), s)
 
 
 class ResetWhen(Wrapper):
@@ -86,10 +85,21 @@ class ResetWhen(Wrapper):
         return any(isinstance(module, Combined) and module.draws_start for module in self.cell.modules())
 
 
-def check_ids(operation: str, u: Tensor) -> None:
+def look_up(operation: str, u: Tensor, table: Tensor) -> Tensor:
+    """The rows of a table for the ids of one step.
+
+    look_up : (ids [B], table [K, F]) -> [B, F]
+
+    Raises InputError if the ids are not integers [B], or not below K where the look-up itself finds out.
+    """
     if not isinstance(u, Tensor) or u.dim() != 1 or u.dtype not in (torch.int32, torch.int64):
         refuse(
             operation,
             f"the input of one step is {describe(u)}; expected int64 or int32 ids [B], "
             "so a sequence is [T, B]",
         )
+    try:
+        return F.embedding(u, table)
+    except IndexError:
+        low, high = int(u.min()), int(u.max())
+        refuse(operation, f"ids run from {low} to {high}; each must lie in 0..{len(table) - 1}")

@@ -43,7 +43,7 @@ BINARY = {
     "le": "le", "eq": "eq", "ne": "ne", "logical_and": "and", "logical_or": "or", "bitwise_and": "and",
     "bitwise_or": "or", "clamp_min": "max", "clamp_max": "min",
 }  # fmt: skip
-PASS = {"clone", "detach", "alias", "_to_copy", "expand", "view", "_unsafe_view", "reshape", "unsqueeze",
+PASS = {"clone", "alias", "_to_copy", "expand", "view", "_unsafe_view", "reshape", "unsqueeze",
         "squeeze", "lift_fresh_copy"}  # fmt: skip
 LINEAR = {"mm", "addmm", "add", "slice", "split", "split_with_sizes", "getitem", "cat", "embedding", "select"}
 
@@ -98,7 +98,7 @@ class Translator:
             plain = len(node.args) == 2 or node.args[2:] == (-1,)  # every look-up gives its row a gradient
             return self.gather and plain and node.args[1] in self.trace.inputs and len(shape(node)) == 2
         if node.op != "call_function" or (name in PASS and name not in ("view", "expand")):
-            return node.op == "call_function" and name in ("detach", "alias")
+            return node.op == "call_function" and name == "alias"
         value = node.meta["val"]
         floating = not isinstance(value, torch.Tensor) or value.dtype == torch.float32
         return name in LINEAR and len(shape(node)) <= 2 and floating
@@ -142,6 +142,9 @@ class Translator:
             if name == "div" and node.kwargs.get("rounding_mode"):
                 return self.refuse(node, "division with rounding")
             return self.build.apply(BINARY[name], a, b)
+        if name == "detach":
+            x = self.aligned(node, node.args[0])
+            return self.build.add(Node("detach", (x,), self.build.width(x)))
         if name in PASS:
             return self._pass(node)
         handler = COMPOSITE.get(name)

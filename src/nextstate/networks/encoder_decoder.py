@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from nextstate.cell import Cell, FunctionCell
 from nextstate.cells import GRU
 from nextstate.cells.parameters import check_sizes
-from nextstate.checks import refuse
-from nextstate.combine import Embedded, check_ids
+from nextstate.checks import describe, refuse
+from nextstate.combine import Embedded, look_up
 from nextstate.lengths import check_lengths, valid_steps
 from nextstate.networks.ids import time_first
 from nextstate.run import fold, scan, unfold
@@ -58,8 +58,7 @@ class Decoder(Cell):
         )
 
     def forward(self, u: Tensor, s: DecoderState) -> tuple[Tensor, DecoderState]:
-        check_ids("Decoder", u)
-        x = torch.cat([F.embedding(u, self.table), s.summary], -1)
+        x = torch.cat([look_up("Decoder", u, self.table), s.summary], -1)
         v, inner = self.cell(x, s.cell)
         return self.readout(v), DecoderState(inner, s.summary)
 
@@ -106,6 +105,8 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         embedding_size = hidden_size if embedding_size is None else embedding_size
         check_sizes("EncoderDecoder", source_vocabulary, target_vocabulary, hidden_size, embedding_size)
+        if not callable(cell):
+            refuse("EncoderDecoder", f"cell is {cell!r}; expected what makes one of two sizes, such as GRU")
         self.source_vocabulary, self.target_vocabulary = source_vocabulary, target_vocabulary
         self.encoder = Embedded(cell(embedding_size, hidden_size), source_vocabulary, embedding_size)
         width = sum(leaf[0].numel() for leaf in leaves(self.encoder.initial_state(1)))
@@ -115,7 +116,11 @@ class EncoderDecoder(nn.Module):
             self.projection = nn.Linear(width, summary_size)
         summary = width if summary_size is None else summary_size
         decoder = cell(embedding_size + summary, hidden_size)
-        self.decoder = Decoder(decoder, target_vocabulary, embedding_size, summary, hidden_size)
+        with torch.no_grad():
+            v, _ = fold(decoder, torch.zeros(1, 1, embedding_size + summary), engine="reference")
+        if not isinstance(v, Tensor):
+            refuse("EncoderDecoder", f"the cell puts out {describe(v)}; expected one tensor [B, ...]")
+        self.decoder = Decoder(decoder, target_vocabulary, embedding_size, summary, v.shape[-1])
 
     @property
     def start(self) -> int:
@@ -137,6 +142,7 @@ class EncoderDecoder(nn.Module):
     ) -> Tensor:
         """Teacher forcing: the logits [batch, time', V] of each target token given those before it."""
         ids = time_first("EncoderDecoder", target, self.target_vocabulary, target_lengths)
+        s0 = self._decoder_start(source, lengths)
         if len(target) != len(source):
             refuse(
                 "EncoderDecoder",
@@ -144,7 +150,7 @@ class EncoderDecoder(nn.Module):
             )
         first = ids.new_full((1, ids.shape[1]), self.start)
         previous = torch.cat([first, ids])[: ids.shape[0]]
-        logits, _ = scan(self.decoder, previous, self._decoder_start(source, lengths), lengths=target_lengths)
+        logits, _ = scan(self.decoder, previous, s0, lengths=target_lengths)
         return logits.transpose(0, 1)
 
     def loss(

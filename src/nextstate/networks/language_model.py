@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nextstate.cell import Cell
-from nextstate.checks import refuse
+from nextstate.checks import describe, refuse
 from nextstate.combine import Embedded, Stacked
 from nextstate.lengths import check_lengths, valid_steps
 from nextstate.networks.ids import time_first
@@ -139,8 +139,8 @@ class LanguageModel(nn.Module):
         self, ids: Tensor, targets: Tensor, s0: Tree | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tree]:
         """log p of every target in nats, [batch, time], zeros in padding; and the state after the chunk."""
-        if targets.shape != ids.shape:
-            refuse("LanguageModel", f"ids {tuple(ids.shape)} and targets {tuple(targets.shape)} differ")
+        if not isinstance(ids, Tensor) or not isinstance(targets, Tensor) or targets.shape != ids.shape:
+            refuse("LanguageModel", f"ids {describe(ids)} and targets {describe(targets)} differ in shape")
         targets = time_first("LanguageModel", targets, self.vocabulary, lengths).T.long()
         logits, end = self(ids, s0, lengths)
         scores = -F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")

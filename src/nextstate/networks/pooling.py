@@ -1,12 +1,21 @@
-"""One vector from the outputs of a sequence of any length. Rows without steps give zeros."""
+"""One vector from the outputs of a sequence of any length. Rows without steps give zeros.
+
+Every pooling raises InputError for outputs that are not [T, B, ...] and for lengths that are not theirs.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from nextstate.checks import refuse
-from nextstate.lengths import last_valid, valid_steps, zero_padding
+from nextstate.checks import check_sequence, refuse
+from nextstate.lengths import check_lengths, last_valid, valid_steps, zero_padding
+
+
+def _checked(pooling: str, vs: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """The lengths, if they are those of the rows of `vs`."""
+    steps, batch = check_sequence(pooling, vs)
+    return check_lengths(pooling, lengths, steps, batch, vs.device)
 
 
 class Last(nn.Module):
@@ -19,7 +28,7 @@ class Last(nn.Module):
     """
 
     def forward(self, vs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        return last_valid(vs, lengths)
+        return last_valid(vs, _checked("Last", vs, lengths))
 
 
 class Ends(nn.Module):
@@ -34,6 +43,7 @@ class Ends(nn.Module):
     """
 
     def forward(self, vs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        lengths = _checked("Ends", vs, lengths)
         if vs.shape[-1] % 2:
             refuse("Ends", f"outputs {tuple(vs.shape)} cannot be halved into two directions")
         forward, backward = vs.chunk(2, -1)
@@ -53,6 +63,7 @@ class Mean(nn.Module):
     """
 
     def forward(self, vs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        lengths = _checked("Mean", vs, lengths)
         total = zero_padding(vs, lengths).sum(0)
         if lengths is None:
             return total / max(1, vs.shape[0])
@@ -69,6 +80,7 @@ class Max(nn.Module):
     """
 
     def forward(self, vs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        lengths = _checked("Max", vs, lengths)
         if vs.shape[0] == 0:
             return vs.new_zeros(vs.shape[1:])
         if lengths is None:
@@ -88,8 +100,9 @@ class Concatenation(nn.Module):
 
     def __init__(self, *poolings: nn.Module) -> None:
         super().__init__()
-        if not poolings:
-            refuse("Concatenation", "expected one or more poolings, got none")
+        if not poolings or not all(isinstance(pooling, nn.Module) for pooling in poolings):
+            given = ", ".join(map(repr, poolings)) or "none"
+            refuse("Concatenation", f"expected one or more poolings, got {given}")
         self.poolings = nn.ModuleList(poolings)
 
     def forward(self, vs: Tensor, lengths: Tensor | None = None) -> Tensor:

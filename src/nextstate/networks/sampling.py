@@ -36,12 +36,12 @@ class Sampling:
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        if not temperature >= 0:
-            refuse("generate", f"temperature is {temperature}; expected a number >= 0")
-        if top_k is not None and top_k < 1:
-            refuse("generate", f"top_k is {top_k}; expected an integer >= 1")
-        if top_p is not None and not 0 < top_p <= 1:
-            refuse("generate", f"top_p is {top_p}; expected a probability, 0 < top_p <= 1")
+        if not isinstance(temperature, int | float) or not temperature >= 0:
+            refuse("generate", f"temperature is {temperature!r}; expected a number >= 0")
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            refuse("generate", f"top_k is {top_k!r}; expected an integer >= 1")
+        if top_p is not None and (not isinstance(top_p, int | float) or not 0 < top_p <= 1):
+            refuse("generate", f"top_p is {top_p!r}; expected a probability, 0 < top_p <= 1")
         self.temperature, self.top_k, self.top_p, self.generator = temperature, top_k, top_p, generator
 
     def __call__(self, logits: Tensor) -> Tensor:

@@ -55,8 +55,14 @@ class SequenceClassifier(nn.Module):
         check_sizes("SequenceClassifier", inputs, classes, *([] if vocabulary is None else [vocabulary]))
         self.inputs, self.vocabulary = inputs, vocabulary
         self.table = None if vocabulary is None else nn.Parameter(torch.randn(vocabulary, inputs))
-        self.layers = nn.ModuleList([layers] if isinstance(layers, nn.Module) else layers)
-        self.pooling = Last() if pooling is None else pooling
+        each = list(layers) if isinstance(layers, Sequence | nn.ModuleList) else [layers]
+        if not all(isinstance(layer, Cell | Bidirectional) for layer in each):
+            given = ", ".join(type(layer).__name__ for layer in each)
+            refuse("SequenceClassifier", f"layers are {given}; expected Cells and Bidirectionals")
+        pooling = Last() if pooling is None else pooling
+        if not isinstance(pooling, nn.Module):
+            refuse("SequenceClassifier", f"pooling is {pooling!r}; expected a module, such as networks.Max()")
+        self.layers, self.pooling = nn.ModuleList(each), pooling
         with torch.no_grad():
             example = next(iter(self.layers.parameters()), torch.zeros(()))
             width = self._pooled(example.new_zeros(1, 1, inputs), None).shape[-1]

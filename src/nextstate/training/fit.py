@@ -94,6 +94,10 @@ def fit(
     >>> [record.step for record in records], round(model(torch.ones(1, 1)).item(), 2)
     ([50, 100], 3.0)
     """
+    if not isinstance(plan, Plan):
+        refuse("fit", f"plan is {plan!r}; expected Steps or Seconds")
+    if not callable(loss):
+        refuse("fit", f"loss is {loss!r}; expected a function (model, batch, carry) -> Loss")
     if report_every < 1:
         refuse("fit", f"report_every is {report_every}; it must be at least 1")
     if clip is not None and not clip > 0:
@@ -147,14 +151,19 @@ def fit(
 def no_improvement(figure: str, patience: int) -> Callable[[History], bool]:
     """Early stop: true once `figure` has not grown for `patience` evaluations.
 
+    Raises InputError for patience < 1, and from then on for a figure that no evaluation gives.
+
     >>> enough = no_improvement("accuracy", patience=2)
     >>> enough([{"accuracy": a} for a in (0.5, 0.7, 0.6)]), enough([{"accuracy": a} for a in (0.7, 0.6, 0.7)])
     (False, True)
     """
-    if patience < 1:
-        refuse("no_improvement", f"patience is {patience}; it must be at least 1")
+    if not isinstance(patience, int) or patience < 1:
+        refuse("no_improvement", f"patience is {patience!r}; it must be at least 1")
 
     def enough(history: History) -> bool:
+        for entry in history:
+            if figure not in entry:
+                refuse("no_improvement", f"{figure!r} is not among what was measured: {', '.join(entry)}")
         values = [entry[figure] for entry in history]
         return len(values) > patience and max(values[-patience:]) <= max(values[:-patience])
 

@@ -26,8 +26,8 @@ class Steps:
     total: int
 
     def __post_init__(self) -> None:
-        if self.total < 1:
-            refuse("Steps", f"total is {self.total}; a run needs at least one step")
+        if not isinstance(self.total, int) or self.total < 1:
+            refuse("Steps", f"total is {self.total!r}; a run needs at least one step")
 
     def progress(self, step: int, seconds: float) -> float:
         return step / self.total
@@ -44,8 +44,8 @@ class Seconds:
     budget: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.budget < math.inf:
-            refuse("Seconds", f"budget is {self.budget}; it must be a positive number of seconds")
+        if not isinstance(self.budget, int | float) or not 0 < self.budget < math.inf:
+            refuse("Seconds", f"budget is {self.budget!r}; it must be a positive number of seconds")
 
     def progress(self, step: int, seconds: float) -> float:
         return seconds / self.budget
@@ -69,8 +69,8 @@ def warmup_cosine(warmup: float = 0.1) -> Schedule:
     >>> [round(factor(p), 3) for p in (0.0, 0.05, 0.1, 0.55, 1.0)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
-    if not 0 <= warmup < 1:
-        refuse("warmup_cosine", f"warmup is {warmup}; it is a share of the run, 0 <= warmup < 1")
+    if not isinstance(warmup, int | float) or not 0 <= warmup < 1:
+        refuse("warmup_cosine", f"warmup is {warmup!r}; it is a share of the run, 0 <= warmup < 1")
 
     def factor(progress: float) -> float:
         if progress < warmup:
@@ -82,7 +82,11 @@ def warmup_cosine(warmup: float = 0.1) -> Schedule:
 
 
 def constant(progress: float) -> float:
-    """The peak learning rate throughout."""
+    """The peak learning rate throughout: a `Schedule`.
+
+    >>> constant(0.0), constant(0.7)
+    (1.0, 1.0)
+    """
     return 1.0
 
 
