@@ -76,7 +76,7 @@ RECIPES = {
         full=0.4,
         plain=0.08,
         ordered=0.2,
-        muon=0.02,
+        muon=0.01,
     ),
     "64": Recipe(largest=64, shortest=64, longest=64, hidden=128, batch=64, steps=15000, full=1.0, plain=1.0),
     "100": Recipe(

@@ -16,7 +16,7 @@ from nextstate.checks import refuse
 MOMENTUM = 0.95
 BETAS = (0.9, 0.98)
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Coefficients that bring singular values from 0.01 up to about 1 in five iterations, not exactly to 1."""
+"""Coefficients that bring singular values from 0.003 to 1 up to about 1 in five iterations."""
 
 
 class Muon(Optimizer):
@@ -63,24 +63,32 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                if group["blocks"]:
-                    self._orthogonal(parameter, group["lr"], group["blocks"])
-                else:
+            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not group["blocks"]:
+                for parameter in moving:
                     self._adam(parameter, group["lr"])
+                continue
+            alike: dict[Any, list[Tensor]] = {}
+            for parameter in moving:
+                alike.setdefault((parameter.shape, parameter.dtype, parameter.device), []).append(parameter)
+            for parameters in alike.values():
+                self._orthogonal(parameters, group["lr"], group["blocks"])
         return loss
 
-    def _orthogonal(self, parameter: Tensor, lr: float, blocks: int) -> None:
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum = state["momentum"].mul_(MOMENTUM).add_(gradient)
-        moved = orthogonalised(gradient.add(momentum, alpha=MOMENTUM).unflatten(0, (blocks, -1)))
+    def _orthogonal(self, parameters: list[Tensor], lr: float, blocks: int) -> None:
+        """Move matrices of one shape, all their blocks in one batch of products."""
+        given = []
+        for parameter in parameters:
+            state, gradient = self.state[parameter], parameter.grad
+            assert gradient is not None
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+            momentum = state["momentum"].mul_(MOMENTUM).add_(gradient)
+            given.append(gradient.add(momentum, alpha=MOMENTUM).unflatten(0, (blocks, -1)))
+        moved = orthogonalised(torch.cat(given))
         rows, columns = moved.shape[1:]
-        parameter.sub_(moved.flatten(0, 1), alpha=lr * max(1.0, rows / columns) ** 0.5)
+        for parameter, step in zip(parameters, moved.split(blocks), strict=True):
+            parameter.sub_(step.flatten(0, 1), alpha=lr * max(1.0, rows / columns) ** 0.5)
 
     def _adam(self, parameter: Tensor, lr: float) -> None:
         state, gradient = self.state[parameter], parameter.grad
@@ -110,9 +118,9 @@ def gate_blocks(module: nn.Module) -> dict[Tensor, int]:
 def orthogonalised(blocks: Tensor) -> Tensor:
     """Matrices [N, H, I] with the same singular vectors and every singular value brought near 1.
 
-        X_0 = G / |G|;   A = X X';   X <- a X + (b A + c A A) X,   five times
+        X = G / |G|;   A = X X';   X <- a X + (b A + c A A) X,   five times
 
-    Values below about 0.003 |G| end lower; a matrix of zeros stays zero.
+    Values from 0.003 |G| on end between 0.6 and 1.3, smaller ones lower; a matrix of zeros stays zero.
 
     >>> x = orthogonalised(torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0)))
     >>> values = torch.linalg.svdvals(x)
