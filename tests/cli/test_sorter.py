@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nextstate import InputError
+from nextstate.cli.train_sort import RecipeName
 from nextstate.recipes.sort import RECIPES, prepare, sorting_loss
 from nextstate.recipes.sorter import Range, TrainedSorter, load_sorter, sorting_network
 from nextstate.tasks.sort import TrainingLists, evaluate
@@ -97,6 +98,7 @@ def test_files_that_are_no_sorters_are_refused(tmp_path):
 
 
 def test_every_recipe_can_begin():
+    assert {name.value for name in RecipeName} == set(RECIPES), "as the command offers them"
     for recipe in RECIPES.values():
         run = prepare(replace(recipe, steps=1, batch=2, hidden=16))
         result = sorting_loss(run.state.model, run.state.source.draw(), None)
