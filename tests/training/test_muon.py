@@ -10,12 +10,12 @@ import nextstate as ns
 from nextstate.training import Checkpoints, Indexed, Loss, Muon, Steps, TrainState, fit
 
 
-def moved(gradient: Tensor, optimiser: type[Muon] = Muon) -> Tensor:
+def moved(gradient: Tensor) -> Tensor:
     """What one step with this gradient adds to the recurrent matrix of a GRU, over the learning rate."""
     cell = ns.GRU(4, 8)
     before = cell.weight_hh.detach().clone()
     cell.weight_hh.grad = gradient.clone()
-    optimiser(cell, lr=0.5).step()
+    Muon(cell, lr=0.5).step()
     return (before - cell.weight_hh.detach()) / 0.5
 
 
