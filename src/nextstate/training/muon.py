@@ -32,7 +32,7 @@ class Muon(Optimizer):
     parameters (biases, tables, read-outs) move by Adam with `adam_lr` and betas (0.9, 0.98). No weight decay.
 
     `torch.optim.Muon` takes each matrix whole, all gates together, leaves other parameters to a second
-    optimiser, and multiplies in bfloat16, which takes twenty to thirty times as long where the processor has none.
+    optimiser, and multiplies in bfloat16: twenty to thirty times as long where the processor has none.
     Raises InputError for learning rates that are not above 0 and a module without parameters to train.
     Source: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); its coefficients.
 
