@@ -226,8 +226,10 @@ def accuracy(settings: Settings) -> Iterator[Row]:
             truth = c.exact(cell, us, cotangent)
             for contender in (c.ours(cell), c.torch_layer(cell, theirs(shape[2], shape[3]))):
                 error = errors(contender.train(us, cotangent), truth)
-                case = {"cell": name, "shape": shape, "mode": "error"}
-                yield {**case, "contender": contender.name, "errors": error, "worst": max(error.values())}
+                case = {"cell": name, "shape": shape, "contender": contender.name}
+                outputs = error.pop("outputs")
+                yield {**case, "mode": "error of outputs", "worst": outputs}
+                yield {**case, "mode": "error of gradients", "errors": error, "worst": max(error.values())}
 
 
 def memory(settings: Settings) -> Iterator[Row]:

@@ -27,7 +27,11 @@ QUICK = [command for command in COMMANDS if "nextstate" in command and not SLOW.
 
 
 def run(command: str) -> subprocess.CompletedProcess:
-    """A shell line, with `nextstate` the one under test."""
+    """A shell line, with `nextstate` the one under test; in this process if it is no more than that command."""
+    program, *arguments = shlex.split(command)
+    if program == "nextstate" and not {"|", "<", ">", "&&"} & {*arguments}:
+        done = CliRunner().invoke(app, arguments)
+        return subprocess.CompletedProcess(command, done.exit_code, done.stdout, done.stderr)
     line = re.sub(r"\bnextstate (?=[a-z])", f"{shlex.quote(sys.executable)} -m nextstate ", command)
     return subprocess.run(line, shell=True, capture_output=True, text=True, timeout=120, env={**os.environ})
 
