@@ -27,7 +27,7 @@ QUICK = [command for command in COMMANDS if "nextstate" in command and not SLOW.
 
 
 def run(command: str) -> subprocess.CompletedProcess:
-    """A shell line, with `nextstate` the one under test; in this process if it is no more than that command."""
+    """A shell line, with `nextstate` the one under test: in this process if the line is only that command."""
     program, *arguments = shlex.split(command)
     if program == "nextstate" and not {"|", "<", ">", "&&"} & {*arguments}:
         done = CliRunner().invoke(app, arguments)
