@@ -108,6 +108,8 @@ def fits(cell: nn.RNNCellBase, input: Tensor, hx: tuple[Tensor, ...] | None) -> 
         return False
     if not isinstance(input, Tensor) or input.dim() not in (1, 2) or not input.numel():
         return False
+    if not cell.hidden_size:  # torch allows it
+        return False
     if hx is not None and not (isinstance(hx, tuple | list) and all(isinstance(h, Tensor) for h in hx)):
         return False
     weights = [x for x in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) if x is not None]

@@ -24,6 +24,9 @@ from nextstate.run import ENGINES, scan
 MARK = "_accelerated"
 """An attribute of the layers that `nextstate.accelerate` changed: copies and pickles can be undone too."""
 COMPILED = not isinstance(ENGINES["cpu"], MissingCpuEngine)
+THEIRS: tuple[Any, ...] = (nn.GRU, nn.LSTM, nn.RNN)
+"""torch's own layers, whatever these names mean later: `torch.nn.GRU = nextstate.nn.GRU` moves them."""
+MODULE = nn.GRU.__module__
 
 
 class RNN(nn.RNN):
@@ -134,8 +137,7 @@ def call(layer: nn.RNNBase, input: Any, hx: Any) -> Any:
         layer.check_input(input.data, input.batch_sizes)
         if hx is not None:
             layer.check_forward_args(input.data, hx, input.batch_sizes)
-    kind: Any = next(kind for kind in (nn.GRU, nn.LSTM, nn.RNN) if isinstance(layer, kind))
-    return kind.forward(layer, input, hx)
+    return next(kind for kind in THEIRS if isinstance(layer, kind)).forward(layer, input, hx)
 
 
 def recorded(layer: nn.Module, input: fx.Proxy, hx: Any) -> fx.Proxy:
@@ -151,7 +153,7 @@ def scriptable(layer: nn.Module) -> nn.Module:
     `torch.jit.script` puts it into the model that it is given, too.
     """
     twin = copy.copy(layer)
-    twin.__class__ = next(kind for kind in type(layer).__mro__ if kind.__module__ == nn.GRU.__module__)
+    twin.__class__ = next(kind for kind in type(layer).__mro__ if kind.__module__ == MODULE)
     vars(twin).pop(MARK, None)
     kind = twin.__class__.__name__
     warnings.warn(
@@ -193,8 +195,14 @@ def ours(*tensors: Tensor) -> bool:
     """Whether tensors of this kind are run by this library rather than by torch's own code."""
     if transformed():
         return True
-    plain = all(x.dtype is torch.float32 and x.is_cpu for x in tensors)
+    plain = all(not _overrides(x) and x.dtype is torch.float32 and x.is_cpu for x in tensors)
     return COMPILED and plain and not torch.is_autocast_enabled("cpu")
+
+
+def _overrides(x: Tensor) -> bool:
+    """Whether a tensor is of a class that has a say in what torch's functions do: ours do not ask it."""
+    kind = type(x)
+    return kind is not Tensor and kind.__torch_function__ is not torch._C._disabled_torch_function_impl
 
 
 def fits(layer: nn.RNNBase, input: Any, hx: tuple[Tensor, ...] | None) -> bool:
