@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 import torch
@@ -88,3 +88,10 @@ def state_dtype(cell: nn.Module, us_leaves: list[torch.Tensor]) -> torch.dtype:
         if x.is_floating_point():
             return x.dtype
     return torch.get_default_dtype()
+
+
+def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Parameters, buffers, and what hooks (weight_norm, spectral_norm, pruning) keep as attributes."""
+    yield from chain(module.parameters(), module.buffers())
+    for part in module.modules():
+        yield from (x for x in vars(part).values() if isinstance(x, torch.Tensor))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nextstate.accelerate import cell_of_it
-from nextstate.cell import Cell, state_dtype
+from nextstate.cell import Cell, state_dtype, tensors_of
 from nextstate.checks import check_same_state, check_sequence, describe, parts_of, refuse
 from nextstate.combine import Quantised
 from nextstate.engines.registry import MissingCpuEngine
@@ -180,9 +180,8 @@ class Session:
 
 def frozen(cell: Cell) -> Cell:
     """A copy of a cell in eval mode whose parameters nobody trains."""
-    tensors = (*cell.parameters(), *cell.buffers())
     with torch.inference_mode(False):  # tensors of inference mode have no version: engines do not keep them
-        return copy.deepcopy(cell, {id(x): x.detach().clone() for x in tensors}).eval()
+        return copy.deepcopy(cell, {id(x): x.detach().clone() for x in tensors_of(cell)}).eval()
 
 
 def start(cell: Cell, rows: int) -> Tree:

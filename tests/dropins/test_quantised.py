@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import nextstate as ns
 from catalogue import randomise_
@@ -175,3 +176,20 @@ def test_a_session_made_in_inference_mode_is_as_fast() -> None:
 def test_other_formats_are_refused(weights) -> None:
     with pytest.raises(ns.InputError, match="expected one of bfloat16, int8"):
         ns.Quantised(ns.GRU(3, 4), weights)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm. is deprecated")
+@pytest.mark.parametrize(
+    ("remake", "words"),
+    [
+        (nn.utils.weight_norm, r"remove_weight_norm"),
+        (nn.utils.spectral_norm, r"remove_spectral_norm"),
+        (lambda cell, name: prune.l1_unstructured(cell, name, 0.5), r"prune\.remove"),
+        (nn.utils.parametrizations.weight_norm, r"parametrize\.remove_parametrizations"),
+    ],
+)
+def test_weights_that_are_computed_are_not_rounded(remake, words: str) -> None:
+    cell = ns.GRU(8, 6)
+    remake(cell, "weight_ih")
+    with pytest.raises(ns.InputError, match=r"^Quantised: cells\.1\.weight_ih is computed anew.*" + words):
+        ns.Quantised(ns.Stacked(ns.GRU(4, 8), cell), "int8")

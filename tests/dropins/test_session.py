@@ -10,7 +10,8 @@ import struct
 import pytest
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import nextstate as ns
 from agreement import assert_close
@@ -207,6 +208,37 @@ def test_a_copied_or_pickled_session_goes_on(copied) -> None:
     twin = copied(session)
     expected = torch.stack([session.step(u) for u in us[1:]])
     assert torch.equal(torch.stack([twin.step(u) for u in us[1:]]), expected)
+
+
+REMADE = {
+    "weight_norm": nn.utils.weight_norm,
+    "spectral_norm": nn.utils.spectral_norm,
+    "pruning": lambda cell, name: prune.l1_unstructured(cell, name, 0.5),
+    "parametrised weight_norm": nn.utils.parametrizations.weight_norm,
+    "parametrised spectral_norm": nn.utils.parametrizations.spectral_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.nn.utils.weight_norm. is deprecated", "ignore:GRU runs on the ref")
+@pytest.mark.parametrize("how", REMADE)
+def test_weights_that_are_computed_in_every_call(how: str) -> None:
+    """Also where a step of training came after the last call, which left the old weights in place."""
+    cell, us = made(ns.GRU, 8, 6), torch.randn(5, 8)
+    REMADE[how](cell, "weight_ih")
+    before = ns.Session(cell).feed(us)
+    ns.scan(cell, us[:, None])[0].sum().backward()
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.sub_(0.5 * torch.randn_like(parameter))
+    session, streams = ns.Session(cell), ns.Streams(cell)
+    (stream,) = streams.open(1)
+    steps = torch.stack([session.step(u) for u in us])
+    with torch.no_grad():
+        expected = ns.scan(cell.eval(), us[:, None])[0][:, 0]
+    assert (before - expected).abs().max() > 0.01
+    assert torch.equal(steps, ns.Session(cell).feed(us))
+    assert (steps - expected).abs().max() < 1e-6
+    assert (streams.feed([stream], us[:, None])[:, 0] - expected).abs().max() < 1e-6
 
 
 def test_the_cell_is_copied_in_eval_mode() -> None:

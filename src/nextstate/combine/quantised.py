@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextstate.cell import Cell
 from nextstate.checks import refuse
@@ -30,7 +30,8 @@ class Quantised(Wrapper):
     and reads that much less for each step. Outputs of fresh GRUs with H = 64 to 512 err by at most 0.0034
     (bfloat16) and 0.008 (int8) over 1000 steps of N(0, 1) inputs; a trained network has to be tried.
 
-    Raises InputError for another format.
+    Raises InputError for another format, and for a cell whose weights are computed of others in every call
+    (weight_norm, spectral_norm, pruning): rounding those would not round the weights.
 
     >>> from nextstate import GRU, Session
     >>> cell = GRU(16, 32)
@@ -42,9 +43,10 @@ class Quantised(Wrapper):
     """
 
     def __init__(self, cell: Cell, weights: str) -> None:
-        super().__init__(copy.deepcopy(cell))
         if weights not in FORMATS:
             refuse("Quantised", f"weights is {weights!r}; expected one of {', '.join(FORMATS)}")
+        _check_own_weights(cell)
+        super().__init__(copy.deepcopy(cell))
         self.weights = weights
         for parameter in self.cell.parameters():
             parameter.requires_grad_(False)
@@ -53,6 +55,20 @@ class Quantised(Wrapper):
 
     def forward(self, u: Tree, s: Tree) -> tuple[Tree, Tree]:
         return self.cell(u, s)
+
+
+def _check_own_weights(cell: Cell) -> None:
+    for name, part in cell.named_modules():
+        own = part._parameters
+        kept = [key.removesuffix(end) for end in ("_v", "_orig") for key in own if key.endswith(end)]
+        kept = [key for key in kept if isinstance(vars(part).get(key), Tensor)]
+        parametrized = nn.utils.parametrize.is_parametrized(part)
+        if kept or parametrized:
+            computed = ", ".join(kept or part.parametrizations)
+            off = "nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
+            off = "nn.utils.parametrize.remove_parametrizations" if parametrized else off
+            where = f"{name}.{computed}" if name else computed
+            refuse("Quantised", f"{where} is computed anew in every call; make it a parameter first by {off}")
 
 
 def _rounded(w: Tensor, weights: str) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from nextstate.cell import tensors_of
 from nextstate.checks import InputError, describe, refuse
 from nextstate.compiler.classify import Classes, Depends, check_rowwise, classify, op_name, shape
 from nextstate.compiler.evaluate import Env, evaluate, order
@@ -49,8 +50,7 @@ class StepGraph:
 
 def frozen(operation: str, module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU, whose numbers must be float32."""
-    by_hooks = (x for part in module.modules() for x in vars(part).values() if isinstance(x, Tensor))
-    tensors = (*module.parameters(), *module.buffers(), *by_hooks)
+    tensors = tuple(tensors_of(module))
     for x in tensors:
         if x.is_meta:
             refuse(operation, f"a parameter is {describe(x)} on meta and has no numbers: load some first")
