@@ -257,6 +257,63 @@ def test_what_has_no_step_is_refused(module, file: str, words: str, tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+class Halved(ns.LanguageModel):
+    def forward(self, ids, s0=None, lengths=None):
+        logits, end = super().forward(ids, s0, lengths)
+        return logits / 2, end
+
+
+class Doubted(ns.SequenceClassifier):
+    def forward(self, x, lengths=None):
+        return super().forward(x, lengths).softmax(-1)
+
+
+class Told(ns.LanguageModel):
+    """With a method more, and the forward of its kind."""
+
+    def chance(self, ids: Tensor) -> Tensor:
+        return self(ids)[0].softmax(-1)
+
+
+def hooked() -> nn.Module:
+    model = ns.SequenceClassifier(ns.GRU(3, 4), inputs=3, classes=2)
+    model.register_forward_hook(lambda module, given, found: 2 * found)
+    return model
+
+
+def put_over() -> nn.Module:
+    model = ns.LanguageModel(7, 4, ns.GRU(4, 4))
+    model.forward = lambda ids: model.readout.bias  # type: ignore[method-assign]
+    return model
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (Halved(7, 4, ns.GRU(4, 4)), "Halved has a forward of its own.*as LanguageModel joins them"),
+        (Doubted(ns.GRU(3, 4), inputs=3, classes=2), "Doubted has a forward of its own.*SequenceClassifier"),
+        (put_over(), "LanguageModel has a forward of its own"),
+        (hooked(), r"the SequenceClassifier has forward hooks \(.*lambda.*\); take them off first"),
+    ],
+    ids=["model", "classifier", "instance", "hook"],
+)
+def test_a_network_that_computes_something_else_is_refused(module, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ns.InputError, match=words):
+        ns.export.c(module, tmp_path / "m.c")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_with_a_method_more_is_written(tmp_path: Path) -> None:
+    model = Told(7, 4, ns.GRU(4, 4))
+    ns.export.c(model, tmp_path / "m.c")
+    plain = ns.LanguageModel(7, 4, ns.GRU(4, 4))
+    plain.load_state_dict(model.state_dict())
+    (tmp_path / "plain").mkdir()
+    ns.export.c(plain, tmp_path / "plain" / "m.c")
+    texts = [(folder / "m.c").read_text() for folder in (tmp_path, tmp_path / "plain")]
+    assert texts[0].replace("Told", "LanguageModel") == texts[1]
+
+
 class Named(NamedTuple):
     """A field that C has no name for, beside the name that it would get by its place."""
 

@@ -28,8 +28,10 @@ def as_cell(operation: str, module: nn.Module) -> Cell:
     if isinstance(module, Cell):
         return module
     if isinstance(module, LanguageModel):
+        _check_network(operation, module, LanguageModel)
         return _read(module, module.cell)
     if isinstance(module, SequenceClassifier):
+        _check_network(operation, module, SequenceClassifier)
         return _classifier(operation, module)
     if isinstance(module, nn.RNNBase) and not module.bidirectional:
         check_layer(operation, module)
@@ -47,10 +49,23 @@ def check_layer(operation: str, layer: nn.RNNBase) -> None:
     if kind not in REPLACED and kind not in BEFORE:
         told = f"{kind.__qualname__} is a class of its own, derived from a torch layer"
         refuse(operation, f"{told}, whose code may compute anything: write it as a Cell")
-    hooks = (*layer._forward_pre_hooks.values(), *layer._forward_hooks.values())
+    off = "nn.utils.remove_weight_norm, nn.utils.prune.remove, or remove() of what registered it"
+    _check_hooks(operation, layer, kind, off)
+
+
+def _check_network(operation: str, module: nn.Module, kind: type[nn.Module]) -> None:
+    """The step is put together from the parts of a network, so its `forward` has to be that of its kind."""
+    if type(module).forward is not kind.forward or "forward" in vars(module):
+        own, reads = type(module).__qualname__, "the step is written from a network's parts"
+        told = f"{own} has a forward of its own, and {reads}, as {kind.__name__} joins them"
+        refuse(operation, f"{told}: put what it changes into a cell or the readout")
+    _check_hooks(operation, module, kind, "remove() of what registered them")
+
+
+def _check_hooks(operation: str, module: nn.Module, kind: type[nn.Module], off: str) -> None:
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     if hooks:
         named = ", ".join(getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks)
-        off = "nn.utils.remove_weight_norm, nn.utils.prune.remove, or remove() of what registered it"
         refuse(operation, f"the {kind.__name__} has forward hooks ({named}); take them off first by {off}")
 
 
