@@ -53,8 +53,8 @@ def test_the_training_law_reaches_the_hard_corners():
     kinds = distinct(lists)
     for few in (1, 2, 3, 4):
         assert (kinds == few).mean() > 0.03
-    assert (kinds > 16).mean() > 0.03
     most = np.array([np.bincount(row).max() for row in lists])
+    assert ((kinds >= 10) & (most >= 8)).mean() > 0.03  # many numbers, one of them often
     assert ((most == 31) & (kinds == 2)).mean() > 0.005
     assert np.bincount(lists.ravel(), minlength=33)[1:].min() > 0.02 * lists.size / 2
 

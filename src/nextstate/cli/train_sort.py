@@ -26,14 +26,13 @@ WORK = {"checkpoints": run_note.CHECKPOINTS}
 class RecipeName(StrEnum):
     short = "short"
     robust = "robust"
-    robust_muon = "robust-muon"
     sixty_four = "64"
     hundred = "100"
 
 
 def train_sort(
     recipe: Annotated[
-        RecipeName, typer.Option(help="short; robust: all laws and lengths; robust-muon: in ten minutes.")
+        RecipeName, typer.Option(help="short: minutes; robust: all laws and lengths.")
     ] = RecipeName.short,
     out: Annotated[Path, typer.Option(help="Folder for model, card, curve and checkpoints.")] = Path(
         "runs/sort"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -71,11 +71,13 @@ RECIPES = {
         shortest=1,
         longest=42,
         hidden=128,
-        batch=64,
-        steps=42000,
+        batch=128,
+        steps=12000,
         full=0.4,
         plain=0.08,
         ordered=0.2,
+        rate=4e-2,
+        muon=2e-2,
     ),
     "64": Recipe(largest=64, shortest=64, longest=64, hidden=128, batch=64, steps=15000, full=1.0, plain=1.0),
     "100": Recipe(
@@ -90,8 +92,6 @@ RECIPES = {
         rate=7e-3,
     ),
 }
-RECIPES["robust-muon"] = replace(RECIPES["robust"], steps=13000, muon=0.02)
-"""What ten minutes give most with; the model of the package was made by `robust`."""
 
 
 @dataclass

@@ -102,8 +102,10 @@ def nearly_equal(random: np.random.Generator, count: int, length: int, largest: 
     return np.where(redrawn, uniform(random, count, length, largest), lists)
 
 
-CONCENTRATIONS = np.array([0.2, 1.0, np.inf, np.inf, np.inf])
-"""Of the Dirichlet law of `mixed`: very unequal shares, any shares, and mostly equal shares."""
+FEW, FEW_SHARES = 8, np.array([0.2, 1.0, 1.0, np.inf, np.inf])
+MANY_SHARES = np.array([0.2, 0.5, 0.5, 1.0, np.inf])
+"""Concentrations of the Dirichlet law of `mixed` for alphabets of up to `FEW` numbers and of more: equal
+shares of few numbers are hard to count, and so are unequal ones of many."""
 
 
 def mixed(random: np.random.Generator, count: int, length: int, largest: int) -> Lists:
@@ -112,7 +114,7 @@ def mixed(random: np.random.Generator, count: int, length: int, largest: int) ->
         m  in 1..largest, log-uniform, or      size of the alphabet
            in 3..8 for two lists in five
         alphabet                               m numbers anywhere, or the m nearest to a random centre
-        p ~ Dirichlet(a, ..., a)               a = 0.2, 1, or mostly infinity (equal weights)
+        p ~ Dirichlet(a, ..., a)               a = 0.2, 1 or infinity (equal weights); mostly 0.5 for m > 8
         numbers drawn independently from p
 
     It contains lists with few distinct numbers, in equal and in very unequal shares, clumps, one number
@@ -125,7 +127,8 @@ def mixed(random: np.random.Generator, count: int, length: int, largest: int) ->
     centre = random.integers(0, largest, (count, 1))
     near = np.abs(np.arange(largest) - centre) + keys  # the keys break ties
     alphabet = np.where(random.random((count, 1)) < 0.5, near, keys).argsort(1)
-    concentration = CONCENTRATIONS[random.integers(0, len(CONCENTRATIONS), count)]
+    shares = random.integers(0, len(FEW_SHARES), count)
+    concentration = np.where(size > FEW, MANY_SHARES[shares], FEW_SHARES[shares])
     finite = np.where(np.isinf(concentration), 1.0, concentration)
     weights = random.standard_gamma(np.broadcast_to(finite[:, None], (count, largest)))
     weights = np.where(np.isinf(concentration)[:, None], 1.0, weights + 1e-12)
