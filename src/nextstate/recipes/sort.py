@@ -64,7 +64,16 @@ class Recipe:
 
 RECIPES = {
     "short": Recipe(
-        largest=32, shortest=32, longest=32, hidden=64, batch=64, steps=5000, full=1.0, plain=1.0
+        largest=32,
+        shortest=32,
+        longest=32,
+        hidden=64,
+        batch=64,
+        steps=3000,
+        full=1.0,
+        plain=1.0,
+        rate=3e-2,
+        muon=4e-2,
     ),
     "robust": Recipe(
         largest=32,
