@@ -106,7 +106,7 @@ def test_every_recipe_can_begin():
         assert torch.isfinite(result.value)
 
 
-@pytest.mark.parametrize(("minutes", "every"), [(None, 250), (1, 200), (10, 600), (62, 1000)])
+@pytest.mark.parametrize(("minutes", "every"), [(None, 150), (1, 200), (10, 600), (62, 1000)])
 def test_evaluations_take_a_small_part_of_a_run(minutes, every):
     run = prepare(RECIPES["short"], seconds=None if minutes is None else 60 * minutes)
     assert run.evaluation.every == every
