@@ -19,7 +19,7 @@ PINS   := requirements/constraints.txt
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
 
 # Threads of PyTorch that wait for work sleep instead of spinning: spinning ones take the cores from the engine's own.
-# Not for `run`, whose engine shares them, nor for `bench`, where PyTorch is the peer and is measured as it comes.
+# Not for `run`, which sets PyTorch to one thread, nor for `bench`, where it is the peer and is measured as it comes.
 test bench-buzz: export OMP_WAIT_POLICY ?= passive
 
 .PHONY: setup run test check bench bench-buzz sanitize clean

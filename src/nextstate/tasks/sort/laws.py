@@ -114,12 +114,12 @@ def mixed(random: np.random.Generator, count: int, length: int, largest: int) ->
         m  in 1..largest, log-uniform, or      size of the alphabet
            in 3..8 for two lists in five
         alphabet                               m numbers anywhere, or the m nearest to a random centre
-        p ~ Dirichlet(a, ..., a)               a = 0.2, 1 or infinity (equal weights); mostly 0.5 for m > 8
+        p ~ Dirichlet(a, ..., a)               a = 0.2, 1 or infinity (equal weights); for m > 8 also 0.5
         numbers drawn independently from p
 
     It contains lists with few distinct numbers, in equal and in very unequal shares, clumps, one number
     repeated, and uniform ones, without being any law of the evaluation but those of few distinct numbers.
-    Three to eight of them, each five or ten times, are the hardest to count and therefore the most frequent.
+    Three to eight of them, each five or ten times, are hard to count and therefore the most frequent.
     """
     size = np.floor(np.exp(random.random(count) * np.log(largest + 1))).astype(np.int64)
     size = np.where(random.random(count) < 0.4, random.integers(3, 9, count), size).clip(max=largest)
