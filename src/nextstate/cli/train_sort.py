@@ -32,7 +32,7 @@ class RecipeName(StrEnum):
 
 def train_sort(
     recipe: Annotated[
-        RecipeName, typer.Option(help="short: minutes; robust: all laws and lengths.")
+        RecipeName, typer.Option(help="short: one length, a minute; robust: all laws and lengths.")
     ] = RecipeName.short,
     out: Annotated[Path, typer.Option(help="Folder for model, card, curve and checkpoints.")] = Path(
         "runs/sort"
@@ -60,7 +60,8 @@ def train_sort(
     from nextstate.tasks.sort import evaluate
     from nextstate.training import check_minutes, here, of_first
 
-    # The cores are for the engine: what torch does between its runs is too small to share.
+    # The cores are for the engine, and a seed gives the same bits whatever their number: torch's products
+    # depend on its threads, the engine's results do not.
     set_threads(torch.get_num_threads())
     torch.set_num_threads(1)
     chosen = RECIPES[recipe.value]

@@ -30,7 +30,7 @@ class Quantised(Wrapper):
     and reads that much less for each step. Outputs of fresh GRUs with H = 64 to 512 err by at most 0.0034
     (bfloat16) and 0.008 (int8) over 1000 steps of N(0, 1) inputs; a trained network has to be tried.
 
-    Raises InputError for another format, and for a cell whose weights are computed of others in every call
+    Raises InputError for another format, and for a cell whose weights are computed from others in every call
     (weight_norm, spectral_norm, pruning): rounding those would not round the weights.
 
     >>> from nextstate import GRU, Session
@@ -58,16 +58,17 @@ class Quantised(Wrapper):
 
 
 def _check_own_weights(cell: Cell) -> None:
+    """A hook keeps a weight as an attribute and its source as the parameter NAME_v or NAME_orig."""
     for name, part in cell.named_modules():
-        own = part._parameters
-        kept = [key.removesuffix(end) for end in ("_v", "_orig") for key in own if key.endswith(end)]
-        kept = [key for key in kept if isinstance(vars(part).get(key), Tensor)]
-        parametrized = nn.utils.parametrize.is_parametrized(part)
-        if kept or parametrized:
-            computed = ", ".join(kept or part.parametrizations)
+        if nn.utils.parametrize.is_parametrized(part):
+            computed, off = [*part.parametrizations], "nn.utils.parametrize.remove_parametrizations"
+        else:
+            sources = [key for key in part._parameters if key.endswith(("_v", "_orig"))]
+            computed = [key.rpartition("_")[0] for key in sources]
+            computed = [key for key in computed if isinstance(vars(part).get(key), Tensor)]
             off = "nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
-            off = "nn.utils.parametrize.remove_parametrizations" if parametrized else off
-            where = f"{name}.{computed}" if name else computed
+        if computed:
+            where = ".".join(filter(None, (name, ", ".join(computed))))
             refuse("Quantised", f"{where} is computed anew in every call; make it a parameter first by {off}")
 
 

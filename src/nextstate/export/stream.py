@@ -56,9 +56,11 @@ def check_layer(operation: str, layer: nn.RNNBase) -> None:
 def _check_network(operation: str, module: nn.Module, kind: type[nn.Module]) -> None:
     """The step is put together from the parts of a network, so its `forward` has to be that of its kind."""
     if type(module).forward is not kind.forward or "forward" in vars(module):
-        own, reads = type(module).__qualname__, "the step is written from a network's parts"
-        told = f"{own} has a forward of its own, and {reads}, as {kind.__name__} joins them"
-        refuse(operation, f"{told}: put what it changes into a cell or the readout")
+        refuse(
+            operation,
+            f"{type(module).__qualname__} has a forward of its own, and the step is written from a network's "
+            f"parts, as {kind.__name__} joins them: put what it changes into a cell or the readout",
+        )
     _check_hooks(operation, module, kind, "remove() of what registered them")
 
 

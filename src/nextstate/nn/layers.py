@@ -26,7 +26,6 @@ MARK = "_accelerated"
 COMPILED = not isinstance(ENGINES["cpu"], MissingCpuEngine)
 THEIRS: tuple[Any, ...] = (nn.GRU, nn.LSTM, nn.RNN)
 """torch's own layers, whatever these names mean later: `torch.nn.GRU = nextstate.nn.GRU` moves them."""
-MODULE = nn.GRU.__module__
 
 
 class RNN(nn.RNN):
@@ -153,7 +152,7 @@ def scriptable(layer: nn.Module) -> nn.Module:
     `torch.jit.script` puts it into the model that it is given, too.
     """
     twin = copy.copy(layer)
-    twin.__class__ = next(kind for kind in type(layer).__mro__ if kind.__module__ == MODULE)
+    twin.__class__ = next(kind for kind in type(layer).__mro__ if kind.__module__ == THEIRS[0].__module__)
     vars(twin).pop(MARK, None)
     kind = twin.__class__.__name__
     warnings.warn(

@@ -41,8 +41,9 @@ class Recipe:
     Lists have `shortest` to `longest` numbers out of 1..largest; `full` of them are long, `plain` of them
     uniform, and a share `ordered` comes in order or in the opposite order (see `TrainingLists`). `steps`
     batches of `batch` lists; AdamW without weight decay, betas (0.9, 0.98), learning rate `rate` after a
-    linear warm-up over the first tenth, then a cosine to 0; gradient clipped at norm 1. With `muon` the
-    matrices of both GRUs move by `Muon` instead, with that learning rate.
+    linear warm-up over the first tenth, then a cosine to 0; gradient clipped at norm 1. With `muon` above 0
+    the optimiser is `Muon`: the matrices of both GRUs move with that learning rate, all else by Adam with
+    `rate`, both on the same schedule.
     """
 
     largest: int
