@@ -22,6 +22,7 @@ class Plain(nn.Module):
     def __init__(self, table: torch.Tensor, features: int, hidden: int) -> None:
         super().__init__()
         self.table = nn.Parameter(table)
+        self.combination = nn.Linear(2 * hidden + features, 2 * hidden)
         self.gru = nn.GRU(features, hidden, bidirectional=True, batch_first=True)
         self.readout = nn.Linear(4 * hidden, 3)
 
@@ -34,9 +35,10 @@ class Plain(nn.Module):
         us = nn.utils.rnn.pack_padded_sequence(
             F.embedding(ids, self.table), lengths, batch_first=True, enforce_sorted=False
         )
-        vs, _ = nn.utils.rnn.pad_packed_sequence(self.gru(us)[0], batch_first=True, padding_value=-torch.inf)
-        largest = vs.amax(1)
-        mean = vs.masked_fill(vs == -torch.inf, 0).sum(1) / lengths[:, None]
+        both = us._replace(data=torch.cat([self.gru(us)[0].data, us.data], -1))
+        zs = both._replace(data=self.combination(both.data).relu())
+        zs, _ = nn.utils.rnn.pad_packed_sequence(zs, batch_first=True)  # zeros, no larger than any feature
+        largest, mean = zs.amax(1), zs.sum(1) / lengths[:, None]
         return self.readout(torch.cat([largest, mean], -1))
 
 

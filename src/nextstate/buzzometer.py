@@ -144,15 +144,17 @@ class Buzzometer:
             refuse("Buzzometer.score", f"batch_size is {batch_size}; it must be at least 1")
         if not len(texts):
             return torch.empty(0, len(self.labels)), torch.empty(0)
-        pieces = cut(texts, self.shape.piece)
+        network, pieces = self.network, cut(texts, self.shape.piece)
         width = 2 * self.shape.hidden
         largest, total = torch.empty(len(pieces.owner), width), torch.empty(len(pieces.owner), width)
         for rows in pieces.lengths.argsort(descending=True, stable=True).split(batch_size):
             lengths = pieces.lengths[rows]
             ids = pieces.ids[: int(lengths.max()), rows]
-            largest[rows], total[rows] = read_pooled(self.network.layer, self.network.table, ids, lengths)
+            largest[rows], total[rows] = read_pooled(
+                network.layer, network.combination, network.table, ids, lengths
+            )
         pooled = join(largest, total, pieces)
-        logits = self.network.classify(pooled)
+        logits = network.classify(pooled)
         if self.ngrams is not None:
             logits = logits + self.ngrams.logits(texts)
         return logits, pooled.steps
@@ -171,7 +173,7 @@ class Buzzometer:
         x_t is the word's row of the table, b the padding row that training puts in place of dropped words,
         w_t its share of the n-grams' logits: each n-gram is shared by the words it is made of.
         The integral is a Gauss-Legendre sum whose number of points is doubled until the contributions add
-        up to the difference of scores within 0.005 (at most 128 points).
+        up to the difference of scores within 0.005 (at most 256 points).
         Source: Sundararajan et al. 2017 (arXiv 1703.01365).
         """
         self._check(text, "Buzzometer.explain")
@@ -197,7 +199,7 @@ class Buzzometer:
             shares, weights = self._integrated(us, padding, ngram_logits.sum(0), pieces, label, points)
             read = torch.cat([shares[:n, r] for r, n in enumerate(pieces.lengths.tolist())])
             both = read + ngram_logits @ weights
-            if points >= 128 or abs(float(both.sum()) - (score - without)) < 0.005:
+            if points >= 256 or abs(float(both.sum()) - (score - without)) < 0.005:
                 break
             points *= 2
         flat = both.tolist()

@@ -26,15 +26,14 @@ def model(tmp_path_factory):
     words = Words(["good", "bad", "film"], buckets=4)
     network = DocumentClassifier(len(words), 4, 4, 3)
     with torch.no_grad():
-        for parameter in (network.table, *network.readout.parameters()):
+        for parameter in network.parameters():
             parameter.zero_()
-        for name, parameter in network.layer.named_parameters():
-            if not name.endswith("weight_ih"):
-                parameter.zero_()
         network.table[words.ids("good")[0]] = 3.0
         network.table[words.ids("bad")[0]] = -3.0
-        vs = network.read(torch.full((1, 1, 4), 3.0), torch.tensor([1])).flatten()
-        network.readout.weight[:, 8:] = 4 * torch.stack([-vs, 0 * vs, vs])  # the mean over all steps
+        one = torch.eye(4)
+        network.combination.weight[:, 8:] = torch.cat([one, -one])  # the words themselves, by sign
+        says = torch.tensor([-0.3, 0.0, 0.3])[:, None].expand(3, 4)
+        network.readout.weight[:, 8:] = torch.cat([says, -says], 1)  # the mean over all steps
     path = tmp_path_factory.mktemp("buzz") / "model.safetensors"
     Buzzometer(network, words, Shape(4, 4, LABELS, 100, Temperature())).save(path)
     return path

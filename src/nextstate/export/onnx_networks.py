@@ -140,7 +140,12 @@ def of_document_classifier(model: DocumentClassifier, us: Tree | None) -> Model:
     x = looked_up(start, model.table)
     cells = (model.layer.forward_cell, model.layer.backward_cell)
     vs, _, _ = both(start, model.layer, [x], x.like, start.own(*cells))
-    logits = read_out(start.g, pooled(start, Concatenation(Max(), Mean()), vs[0]), model.readout)
+    g, combination = start.g, model.combination
+    sides = g.op("Concat", vs[0].name, x.name, axis=-1)
+    product = g.op("MatMul", sides, g.number(combination.weight.detach().T.contiguous().numpy()))
+    zs = g.op("Relu", g.op("Add", product, g.number(combination.bias.detach().numpy())))
+    features = Value(zs, torch.zeros(1, combination.out_features))
+    logits = read_out(g, pooled(start, Concatenation(Max(), Mean()), features), model.readout)
 
     def meaning(given: Given) -> list[Tensor]:
         ids, lengths = there(given, "ids"), given["lengths"]

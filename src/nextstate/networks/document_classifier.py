@@ -58,7 +58,7 @@ def cut(texts: Sequence[Ids], size: int) -> Pieces:
 
 
 class Pooled(NamedTuple):
-    """What is known of texts after reading: the largest value and the sum of every output, the steps read.
+    """What is known of texts after reading: the largest value and the sum of every feature, the steps read.
 
     Shapes: largest [D, F], total [D, F], steps [D]. Empty texts have zeros.
     """
@@ -69,27 +69,29 @@ class Pooled(NamedTuple):
 
 
 class DocumentClassifier(nn.Module):
-    """A table, a bidirectional GRU over pieces, its largest and mean output over the text, a read-out.
+    """A table, a bidirectional GRU over pieces, features of both sides pooled over the text, a read-out.
 
     DocumentClassifier : Pieces -> logits
 
         us     = table[ids]
         vs     = [forward, backward](us)                  in each piece
-        pooled = [max vs, mean vs]                        over all steps of all pieces of a text
+        zs     = relu(C [vs, us] + c)                     what a word is in what stands before and behind it
+        pooled = [max zs, mean zs]                        over all steps of all pieces of a text
         logits = A pooled + b
 
-    Shapes: table [vocabulary, features], vs [T, R, 2 hidden], A [classes, 4 hidden], logits [D, classes].
+    Shapes: table [vocabulary, features], vs and zs [T, R, 2 hidden], C [2 hidden, 2 hidden + features],
+    A [classes, 4 hidden], logits [D, classes].
     The table's row 0 is the padding, which a trained text may also hold in place of a word that was dropped.
 
     In training mode three noises are on: `drop_words`, the share of words read as padding; `drop_features`,
     the share of columns of the table that a text does not see (one mask a text); `drop_pooled`, ordinary
     dropout of what the read-out reads. `products`, an attribute, is the type in which the matrix products of
-    the GRU are made: float32, or bfloat16 for speed in training (states stay in float32).
+    every step are made: float32, or bfloat16 for speed in training (states stay in float32).
 
     A text's logits do not depend on the texts beside it. Pieces bound the steps that depend on each other,
     so that a long text is read as a batch; what a piece cannot see beyond its ends is the price.
-    Source: Johnson and Zhang 2016 (arXiv 1602.02373), pooled LSTMs over pieces; Gal and Ghahramani 2016
-    (arXiv 1512.05287), one mask a text.
+    Source: Johnson and Zhang 2016 (arXiv 1602.02373), pooled LSTMs over pieces; Lai et al. 2015 (AAAI),
+    features of both sides before pooling; Gal and Ghahramani 2016 (arXiv 1512.05287), one mask a text.
 
     >>> network = DocumentClassifier(vocabulary=50, features=8, hidden=6, classes=3).eval()
     >>> network(cut([[3, 4, 5, 6, 7], [], [9]], size=3)).shape
@@ -111,6 +113,7 @@ class DocumentClassifier(nn.Module):
         check_sizes("DocumentClassifier", vocabulary, features, hidden, classes)
         self.table = nn.Parameter(0.1 * torch.randn(vocabulary, features))
         self.layer = Bidirectional(GRU(features, hidden), GRU(features, hidden))
+        self.combination = nn.Linear(2 * hidden + features, 2 * hidden)
         self.readout = nn.Linear(4 * hidden, classes)
         self.drop_words, self.drop_features, self.drop_pooled = drop_words, drop_features, drop_pooled
         self.products = torch.float32
@@ -134,13 +137,19 @@ class DocumentClassifier(nn.Module):
 
     def read(self, us: Tensor, lengths: Tensor) -> Tensor:
         """The outputs of both directions at every step [T, R, 2 hidden]; zeros after each piece's end."""
-        with torch.autocast(us.device.type, torch.bfloat16, enabled=self.products is torch.bfloat16):
+        with self._products(us):
             vs, _ = self.layer(us, lengths=lengths)
         return vs.float()
 
     def pool(self, us: Tensor, pieces: Pieces) -> Pooled:
         """Read every piece and put those of a text together."""
-        return join(*pool_pieces(self.read(us, pieces.lengths), pieces.lengths), pieces)
+        vs = self.read(us, pieces.lengths)
+        with self._products(us):
+            zs = self.combination(torch.cat([vs, us], -1)).relu().float()
+        return join(*pool_pieces(zs, pieces.lengths), pieces)
+
+    def _products(self, us: Tensor) -> torch.autocast:
+        return torch.autocast(us.device.type, torch.bfloat16, enabled=self.products is torch.bfloat16)
 
     def classify(self, pooled: Pooled) -> Tensor:
         """The logits [D, classes] of texts that have been read."""

@@ -1,4 +1,4 @@
-"""Reading for nothing but the largest and the mean output: pooling as part of the state, words as ids."""
+"""Reading for nothing but the largest and the mean feature: pooling as part of the state, words as ids."""
 
 from __future__ import annotations
 
@@ -8,25 +8,22 @@ from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nextstate.cell import Cell
 from nextstate.lengths import reverse_valid
 from nextstate.networks.bidirectional import Bidirectional
-from nextstate.run import fold
+from nextstate.run import fold, scan
 from nextstate.states import Tree
 
 
-class PooledReader(Cell):
-    """A cell over ids whose state holds what is pooled of its outputs.
+class Reader(Cell):
+    """A cell over ids: it reads the rows of a table.
 
-    PooledReader : Cell (x, s) -> (v, s')  =>  Cell (id, (s, largest, total)) -> ((), (s', largest', total'))
+    Reader : Cell (x, s) -> (v, s')  =>  Cell (id, s) -> (v, s');    x = table[id]
 
-        (v, s') = cell(table[id], s),    largest' = max(largest, v),    total' = total + v
-
-    Shapes: ids [B], table [K, features] an attribute to set before reading, v, largest and total [B, H].
-    Start: the cell's own, with -inf and 0 for what is pooled. A fold of it needs memory for one step.
+    Shapes: ids [B], table [K, features] an attribute to set before reading.
     """
 
     table: Tensor | None
@@ -38,16 +35,51 @@ class PooledReader(Cell):
 
     def initial_state(
         self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Tree:
+        return self.cell.initial_state(batch_size, device=device, dtype=dtype)
+
+    def forward(self, u: Tensor, s: Tree) -> tuple[Tree, Tree]:
+        assert self.table is not None
+        return self.cell(F.embedding(u, self.table), s)
+
+
+class PooledReader(Cell):
+    """A cell over ids that reads against the direction of another, and whose state pools what both say.
+
+    PooledReader : Cell (x, s) -> (v, s')
+                =>  Cell ((id, w), (s, largest, total)) -> ((), (s', largest', total'))
+
+        (v, s') = cell(table[id], s),    z = relu(C [w, v, table[id]] + c)
+        largest' = max(largest, z),      total' = total + z
+
+    Shapes: ids [B], table [K, features] an attribute to set before reading, w [B, H] the other's output, v
+    [B, H], z, largest and total [B, F]. Start: the cell's own, with -inf and 0 for what is pooled.
+    A fold of it keeps no step.
+    """
+
+    table: Tensor | None
+
+    def __init__(self, cell: Cell, combination: nn.Linear) -> None:
+        super().__init__()
+        self.cell, self.combination = cell, combination
+        self.register_buffer("table", None, persistent=False)
+
+    def initial_state(
+        self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         s = self.cell.initial_state(batch_size, device=device, dtype=dtype)
         assert isinstance(s, Tensor)
-        return s, torch.full_like(s, -torch.inf), torch.zeros_like(s)
+        z = s.new_zeros(batch_size, self.combination.out_features)
+        return s, torch.full_like(z, -torch.inf), z
 
-    def forward(self, u: Tensor, s: tuple[Tensor, Tensor, Tensor]) -> tuple[Tree, Tree]:
+    def forward(self, u: tuple[Tensor, Tensor], s: tuple[Tensor, Tensor, Tensor]) -> tuple[Tree, Tree]:
         assert self.table is not None
-        inner, largest, total = s
-        v, inner = self.cell(F.embedding(u, self.table), inner)
-        return (), (inner, torch.maximum(largest, v), total + v)
+        (place, w), (inner, largest, total) = u, s
+        x = F.embedding(place, self.table)
+        v, inner = self.cell(x, inner)
+        first, second, word = self.combination.weight.split([w.shape[-1], v.shape[-1], x.shape[-1]], 1)
+        z = (F.linear(w, first, self.combination.bias) + F.linear(v, second) + F.linear(x, word)).relu()
+        return (), (inner, torch.maximum(largest, z), total + z)
 
 
 class _Readers:
@@ -57,17 +89,17 @@ class _Readers:
     """
 
     def __init__(self) -> None:
-        self.free: WeakKeyDictionary[Bidirectional, list[tuple[PooledReader, PooledReader]]]
+        self.free: WeakKeyDictionary[Bidirectional, list[tuple[Reader, PooledReader]]]
         self.free = WeakKeyDictionary()
         self.lock = threading.Lock()
 
     @contextmanager
-    def lent(self, layer: Bidirectional) -> Iterator[tuple[PooledReader, PooledReader]]:
+    def lent(self, layer: Bidirectional, combination: nn.Linear) -> Iterator[tuple[Reader, PooledReader]]:
         with self.lock:
             free = self.free.setdefault(layer, [])
             pair = free.pop() if free else None
-        if pair is None:
-            pair = PooledReader(layer.forward_cell), PooledReader(layer.backward_cell)
+        if pair is None or pair[1].combination is not combination:
+            pair = Reader(layer.forward_cell), PooledReader(layer.backward_cell, combination)
         try:
             yield pair
         finally:
@@ -79,13 +111,15 @@ _readers = _Readers()
 
 
 @torch.no_grad()
-def read_pooled(layer: Bidirectional, table: Tensor, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest [R, 2 H] and the sum [R, 2 H] of all outputs of a layer that reads rows of a table.
+def read_pooled(
+    layer: Bidirectional, combination: nn.Linear, table: Tensor, ids: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The largest [R, F] and the sum [R, F] of the features of all words of pieces.
 
-    read_pooled : (table [V, F], ids [T, R], lengths [R]) -> largest, total;  -inf and 0 for a row of length 0
+    read_pooled : (table [V, E], ids [T, R], lengths [R]) -> largest, total;  -inf and 0 for a row of length 0
 
-    The same as `pool_pieces` of the layer's outputs to rounding, without gradients. Each distinct id is
-    multiplied with the input weights once, however often it occurs.
+    The same as `pool_pieces` of relu(combination([layer's outputs, rows of the table])) to rounding, without
+    gradients. Each distinct id is multiplied with weights once, however often it occurs.
     """
     seen = torch.zeros(len(table), dtype=torch.bool, device=table.device)
     seen[0] = True  # padding, and that no table is empty
@@ -94,11 +128,8 @@ def read_pooled(layer: Bidirectional, table: Tensor, ids: Tensor, lengths: Tenso
     place = torch.zeros(len(table), dtype=torch.int64, device=table.device)
     place[distinct] = torch.arange(len(distinct), device=table.device)
     ids, rows = place[ids], table[distinct]
-    found = []
-    with _readers.lent(layer) as readers:
-        for reader, directed in zip(readers, (ids, reverse_valid(ids, lengths)), strict=True):
-            reader.table = rows
-            _, (_, largest, total) = fold(reader, directed, lengths=lengths)
-            found.append((largest, total))
-    (first, sum_first), (second, sum_second) = found
-    return torch.cat([first, second], -1), torch.cat([sum_first, sum_second], -1)
+    with _readers.lent(layer, combination) as (on, back):
+        on.table = back.table = rows
+        ws, _ = scan(on, ids, lengths=lengths)
+        _, (_, largest, total) = fold(back, reverse_valid((ids, ws), lengths), lengths=lengths)
+    return largest, total

@@ -24,6 +24,9 @@ from nextstate.tasks.buzz.words import Words
 from nextstate.training import Checkpoints, Indexed, Loss, Record, Steps, TrainState, fit, warmup_cosine
 from nextstate.training.step import Carry
 
+TOLD = 0.35
+"""Share of the places whose word is told, each way."""
+
 
 class TwoWays(nn.Module):
     """Two language models that share a table: one reads on and tells the next word, one back and the last.
@@ -40,29 +43,54 @@ class TwoWays(nn.Module):
         self.backward_out = nn.Linear(hidden, features)
         self.bias = nn.Parameter(torch.zeros(len(network.table)))
 
-    def forward(self, pieces: Pieces) -> tuple[Tensor, Tensor]:
-        """What is told of every word that has a neighbour: vectors [N, features] and the words [N]."""
+    def forward(self, pieces: Pieces, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """What is told of words that have a neighbour, each with the odds `kept` [vocabulary]: vectors
+        [N, features] and the words [N]."""
         vs = self.network.read(self.network.look_up(pieces), pieces.lengths)
-        steps = torch.arange(1, len(vs), device=vs.device)[:, None]
-        paired = steps < pieces.lengths
-        on = self.forward_out(vs[:-1, :, : self.hidden][paired])
-        back = self.backward_out(vs[1:, :, self.hidden :][paired])
-        return torch.cat([on, back]), torch.cat([pieces.ids[1:][paired], pieces.ids[:-1][paired]])
+        paired = torch.arange(1, len(vs), device=vs.device)[:, None] < pieces.lengths
+        told, words = [], []
+        for out, outputs, ids in (
+            (self.forward_out, vs[:-1, :, : self.hidden], pieces.ids[1:]),
+            (self.backward_out, vs[1:, :, self.hidden :], pieces.ids[:-1]),
+        ):
+            chosen = paired & (torch.rand(ids.shape, device=vs.device) < kept[ids])
+            told.append(out(outputs[chosen]))
+            words.append(ids[chosen])
+        return torch.cat(told), torch.cat(words)
+
+
+def kept_shares(counts: np.ndarray, share: float) -> np.ndarray:
+    """How often each word is worth telling: a `share` of all places in all, frequent words far less often.
+
+        kept(w) = min(1, sqrt(t / count(w))),   t such that  sum count(w) kept(w) = share sum count(w)
+
+    Function words take most places of a text and say little of what it is about. Source: Mikolov et al.
+    2013 (arXiv 1310.4546), subsampling; Johnson and Zhang 2016 (arXiv 1602.02373) leave function words out.
+
+    >>> kept_shares(np.array([16, 4, 0, 1]), share=9 / 21)
+    array([0.25, 0.5 , 1.  , 1.  ])
+    """
+    if not 0 < share <= 1:
+        refuse("kept_shares", f"share is {share}; expected more than 0 and at most 1")
+    low, high = 0.0, float(counts.max())
+    for _ in range(100):
+        middle = (low + high) / 2
+        kept = np.minimum(1, np.sqrt(middle / np.maximum(counts, 1)))
+        low, high = (low, middle) if (counts * kept).sum() > share * counts.sum() else (middle, high)
+    return np.where(counts > 0, kept, 1)
 
 
 def sampled_loss(
-    model: nn.Module, pieces: Pieces, carry: Carry, *, odds: Tensor, samples: int, share: float
+    model: nn.Module, pieces: Pieces, carry: Carry, *, kept: Tensor, odds: Tensor, samples: int
 ) -> Loss:
-    """Cross-entropy in nats a word against `samples` other words, on a `share` of all places.
+    """Cross-entropy in nats a word against `samples` other words, where a word is told with odds `kept`.
 
-        q(w)  = count(w)^0.75 / sum;   logit'(w) = logit(w) - log q(w)
+        q(w)  = (count(w) kept(w))^0.75 / sum;   logit'(w) = logit(w) - log q(w)
 
     Source: Jean et al. 2015 (arXiv 1412.2007); one set of other words for the batch.
     """
     two = cast(TwoWays, getattr(model, "module", model))
-    told, words = two(pieces)
-    chosen = torch.rand(len(words)) < share
-    told, words = told[chosen], words[chosen]
+    told, words = two(pieces, kept)
     if not len(words):
         return Loss(two.bias.sum() * 0)
     others = torch.multinomial(odds, samples, replacement=True)
@@ -83,13 +111,14 @@ class Pretraining:
     words: Words
     state: TrainState
     plan: Steps
+    kept: Tensor
     odds: Tensor
     checkpoints: Checkpoints | None
 
     def records(self) -> Iterator[Record]:
         return fit(
             self.state,
-            partial(sampled_loss, odds=self.odds, samples=512, share=0.4),
+            partial(sampled_loss, kept=self.kept, odds=self.odds, samples=512),
             self.plan,
             schedule=warmup_cosine(0.05),
             checkpoints=self.checkpoints,
@@ -136,7 +165,9 @@ def prepare_reading(
         network.table[known] = recipe.scale * vectors[known]
     if recipe.half and has_bf16():
         network.products = torch.bfloat16
-    counts = np.bincount(np.concatenate(texts), minlength=len(words)).astype(np.float64) ** 0.75
+    counts = np.bincount(np.concatenate(texts), minlength=len(words)).astype(np.float64)
+    kept = kept_shares(counts, TOLD)
+    odds = (counts * kept) ** 0.75
     batches = Batches([len(ids) for ids in texts], recipe.batch, seed, words=recipe.words)
     two = TwoWays(network, recipe.hidden)
     optimiser = torch.optim.AdamW(
@@ -149,6 +180,7 @@ def prepare_reading(
         words,
         TrainState(two, optimiser, source),
         Steps(total),
-        torch.from_numpy(counts / counts.sum()).float(),
+        torch.from_numpy(kept).float(),
+        torch.from_numpy(odds / odds.sum()).float(),
         checkpoints,
     )
