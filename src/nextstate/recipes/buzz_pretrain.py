@@ -67,7 +67,7 @@ def kept_shares(counts: np.ndarray, share: float) -> np.ndarray:
     Function words take most places of a text and say little of what it is about. Source: Mikolov et al.
     2013 (arXiv 1310.4546), subsampling; Johnson and Zhang 2016 (arXiv 1602.02373) leave function words out.
 
-    >>> kept_shares(np.array([16, 4, 0, 1]), share=9 / 21)
+    >>> kept_shares(np.array([16, 4, 0, 1]), share=7 / 21)
     array([0.25, 0.5 , 1.  , 1.  ])
     """
     if not 0 < share <= 1:
