@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -38,12 +39,12 @@ class Reader(Cell):
     ) -> Tree:
         return self.cell.initial_state(batch_size, device=device, dtype=dtype)
 
-    def forward(self, u: Tensor, s: Tree) -> tuple[Tree, Tree]:
+    def forward(self, u: Any, s: Any) -> tuple[Tree, Tree]:
         assert self.table is not None
         return self.cell(F.embedding(u, self.table), s)
 
 
-class PooledReader(Cell):
+class PooledReader(Reader):
     """A cell over ids that reads against the direction of another, and whose state pools what both say.
 
     PooledReader : Cell (x, s) -> (v, s')
@@ -57,28 +58,22 @@ class PooledReader(Cell):
     A fold of it keeps no step.
     """
 
-    table: Tensor | None
-
     def __init__(self, cell: Cell, combination: nn.Linear) -> None:
-        super().__init__()
-        self.cell, self.combination = cell, combination
-        self.register_buffer("table", None, persistent=False)
+        super().__init__(cell)
+        self.combination = combination
 
     def initial_state(
         self, batch_size: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        s = self.cell.initial_state(batch_size, device=device, dtype=dtype)
-        assert isinstance(s, Tensor)
-        z = s.new_zeros(batch_size, self.combination.out_features)
-        return s, torch.full_like(z, -torch.inf), z
+    ) -> Tree:
+        z = torch.zeros(batch_size, self.combination.out_features, device=device, dtype=dtype)
+        return super().initial_state(batch_size, device=device, dtype=dtype), z - torch.inf, z
 
-    def forward(self, u: tuple[Tensor, Tensor], s: tuple[Tensor, Tensor, Tensor]) -> tuple[Tree, Tree]:
+    def forward(self, u: Any, s: Any) -> tuple[Tree, Tree]:
         assert self.table is not None
         (place, w), (inner, largest, total) = u, s
         x = F.embedding(place, self.table)
         v, inner = self.cell(x, inner)
-        first, second, word = self.combination.weight.split([w.shape[-1], v.shape[-1], x.shape[-1]], 1)
-        z = (F.linear(w, first, self.combination.bias) + F.linear(v, second) + F.linear(x, word)).relu()
+        z = self.combination(torch.cat([w, v, x], -1)).relu()
         return (), (inner, torch.maximum(largest, z), total + z)
 
 

@@ -31,8 +31,13 @@ TOLD = 0.35
 class TwoWays(nn.Module):
     """Two language models that share a table: one reads on and tells the next word, one back and the last.
 
-    h_t       = P v_t,    v_t the forward outputs before the word, or the backward ones after it
-    p(word)   ~ exp(table[word] . h_t + bias[word])
+    TwoWays : (Pieces, kept) -> (told, words)
+
+        h_t       = P v_t,    v_t the forward outputs before the word, or the backward ones after it
+        p(word)   ~ exp(table[word] . h_t + bias[word])
+
+    Each word that has a neighbour is told, each way, with the odds kept[word].
+    Shapes: kept [vocabulary], told (the h_t) [N, features], words [N].
     """
 
     def __init__(self, network: DocumentClassifier, hidden: int) -> None:
@@ -44,8 +49,6 @@ class TwoWays(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(network.table)))
 
     def forward(self, pieces: Pieces, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """What is told of words that have a neighbour, each with the odds `kept` [vocabulary]: vectors
-        [N, features] and the words [N]."""
         vs = self.network.read(self.network.look_up(pieces), pieces.lengths)
         paired = torch.arange(1, len(vs), device=vs.device)[:, None] < pieces.lengths
         told, words = [], []
@@ -64,8 +67,10 @@ def kept_shares(counts: np.ndarray, share: float) -> np.ndarray:
 
         kept(w) = min(1, sqrt(t / count(w))),   t such that  sum count(w) kept(w) = share sum count(w)
 
-    Function words take most places of a text and say little of what it is about. Source: Mikolov et al.
-    2013 (arXiv 1310.4546), subsampling; Johnson and Zhang 2016 (arXiv 1602.02373) leave function words out.
+    Function words take most places of a text and say little of what it is about. Words that do not occur
+    are kept. Shapes: counts [V] -> [V] float64. Raises InputError for a share outside (0, 1].
+    Source: Mikolov et al. 2013 (arXiv 1310.4546), subsampling; Johnson and Zhang 2016 (arXiv 1602.02373)
+    leave function words out.
 
     >>> kept_shares(np.array([16, 4, 0, 1]), share=7 / 21)
     array([0.25, 0.5 , 1.  , 1.  ])
