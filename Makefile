@@ -19,8 +19,8 @@ PINS   := requirements/constraints.txt
 NATIVE := CMakeLists.txt $(shell find csrc -type f)
 
 # Threads of PyTorch that wait for work sleep instead of spinning: spinning ones take the cores from the engine's own.
-# Not for `run`, which sets PyTorch to one thread, nor for `bench`, where it is the peer and is measured as it comes.
-test bench-buzz: export OMP_WAIT_POLICY ?= passive
+# Not for `run`, which sets PyTorch to one thread, nor for the benchmarks, where it is a peer, measured as it comes.
+test: export OMP_WAIT_POLICY ?= passive
 
 .PHONY: setup run test check bench bench-buzz sanitize clean
 .DELETE_ON_ERROR:

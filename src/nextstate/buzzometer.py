@@ -125,7 +125,7 @@ class Buzzometer:
         signs = [float(POLARITY.get(label.lower(), 0)) for label in self.labels]
         return signs if -1 in signs and 1 in signs else None
 
-    def score(self, texts: Iterable[str], batch_size: int = 512) -> list[Score]:
+    def score(self, texts: Iterable[str], batch_size: int = 256) -> list[Score]:
         """Score texts, in their order; `batch_size` pieces of text are read side by side.
 
         Raises InputError for anything but texts.
@@ -138,7 +138,7 @@ class Buzzometer:
         return [self._answer(row) for row in self.probabilities(logits, lengths).tolist()]
 
     @torch.no_grad()
-    def logits(self, texts: Sequence[Ids], batch_size: int = 512) -> tuple[Tensor, Tensor]:
+    def logits(self, texts: Sequence[Ids], batch_size: int = 256) -> tuple[Tensor, Tensor]:
         """Raw logits [N, C] of texts given as ids, and how many ids each has [N]."""
         if batch_size < 1:
             refuse("Buzzometer.score", f"batch_size is {batch_size}; it must be at least 1")

@@ -72,9 +72,7 @@ def train_buzz(
     _check_shares(held_back, test)
     _check_length(minutes, epochs)
     start = _start(start, unlabelled)
-    # The cores are for the engine: what torch does between its runs is too small to share.
-    set_threads(torch.get_num_threads())
-    torch.set_num_threads(1)
+    set_threads(torch.get_num_threads())  # torch keeps its own: the features before pooling are its products
     texts, given = read_labelled(data, text_column, label_column)
     more = [] if unlabelled is None else read_texts(unlabelled, text_column)
     labels = ordered_labels(given)
