@@ -7,7 +7,7 @@ read      a network that has read (`--reading-epochs`) what the next four begin 
           labels, phrases of films and tweets of the training parts, but none to airlines
 reading   that network, then the labelled reviews, then those without labels as it and its n-grams judge them
 sst       that network, then the phrases of SST-2, one run a seed
-airline   that network, then tweets to airlines: an 80/20 split and a run a seed
+airline   that network, then phrases and other tweets, then those to airlines: an 80/20 split and a run a seed
 general   the model of the package: that network, then all labels
 shipped   the figures of the model in the package on all test sets
 speed     reviews a second of the shipped model, beside torch.nn.GRU of the same size
@@ -42,6 +42,7 @@ from nextstate.training import Checkpoints
 
 REVIEWS = Recipe(epochs=6)
 SENTENCES = Recipe(epochs=3, batch=64, rate=3e-3)
+OTHERS = Recipe(epochs=3, batch=128, rate=2e-3, balance=0.0)
 TWEETS = Recipe(epochs=8, batch=64, rate=3e-3)
 GENERAL = Recipe(epochs=3, batch=256, words=8000, rate=1.5e-3, balance=0.0, average=0.997)
 AGAIN = replace(GENERAL, epochs=1, rate=1.2e-3)
@@ -157,7 +158,7 @@ def bench_read(options: argparse.Namespace) -> dict[str, Any]:
     texts = [ids for ids in texts if len(ids) >= 12]
     say(f"{len(texts)} texts of {sum(map(len, texts))} words to read, {len(words)} ids")
     reading = prepare_reading(
-        READING,
+        replace(READING, hidden=options.hidden),
         words,
         texts,
         len(NAMES),
@@ -188,13 +189,14 @@ def bench_reading(options: argparse.Namespace) -> dict[str, Any]:
     test, start = corpora.imdb(options.data, "test_public"), has_read(options)
     words = start.words
     labelled, held_ids = numbered(words, data, TWO), numbered(words, held, TWO)
-    first = train("after-reading", REVIEWS, words, TWO, labelled, held_ids, options, start=start)
+    reviews, again = (replace(recipe, hidden=options.hidden) for recipe in (REVIEWS, JUDGED))
+    first = train("after-reading", reviews, words, TWO, labelled, held_ids, options, start=start)
     found = {"imdb_after_reading": short(measured(first, test))}
     say(json.dumps(found))
     texts = [np.array(words.ids(text), dtype=np.int32) for text in corpora.imdb_unlabelled(options.data)]
     judged = Examples(texts, first.probabilities(*first.logits(texts)).numpy())
     every = labelled.softened(2) + judged
-    model = train("after-judging", JUDGED, words, TWO, every, held_ids, options, start=first, ngrams=labelled)
+    model = train("after-judging", again, words, TWO, every, held_ids, options, start=first, ngrams=labelled)
     found["imdb_with_unlabelled"] = short(measured(model, test)) | {
         "processor_seconds": time.process_time() - began
     }
@@ -222,6 +224,11 @@ def bench_airline(options: argparse.Namespace) -> dict[str, Any]:
     read = [*reviews.texts, *phrases.texts, *tweets.texts, *corpora.imdb_unlabelled(options.data)]
     known = set(build_words(read, 40000, least=3).words)  # not those of airline tweets, some of them tests
     old = Words([word for word in start.words.words if word in known], start.words.buckets)
+    tweets, held = held_back(tweets, 1000, 1)
+    others = numbered(old, phrases.joined(tweets), NAMES)
+    start = train(
+        "airline-before", OTHERS, old, NAMES, others, numbered(old, held, NAMES), options, start=start
+    )
     numbers = [NAMES.index(label) for label in every.labels]
     found = []
     for seed in range(options.seeds):
@@ -308,7 +315,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--imdb-minutes", type=float, default=15.0)
-    parser.add_argument("--reading-epochs", type=float, default=1.0)
+    parser.add_argument("--reading-epochs", type=float, default=2.0)
+    parser.add_argument("--hidden", type=int, default=128, help="units of what reads, for read and reading")
     parser.add_argument("--model", type=Path, default=None, help="model for shipped and speed")
     parser.add_argument("--passes", type=int, default=3)
     options = parser.parse_args()

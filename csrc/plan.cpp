@@ -215,7 +215,8 @@ class Compiler {
         if (i >= planes + nconsts) {
           Ref& r = b.refs[i - planes - nconsts];
           const Kind k = plan_.buffer[r.buf].kind;
-          r.fetch = k == Kind::seq || k == Kind::chunk || k == Kind::state || k == Kind::row || k == Kind::tiled;
+          r.fetch = k == Kind::seq || k == Kind::chunk || k == Kind::state || k == Kind::row || k == Kind::tiled ||
+                    k == Kind::gather;
         }
     Block out{};
     out.width = s.width;

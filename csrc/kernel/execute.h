@@ -17,6 +17,13 @@ INLINE const float** list_lines(const View v, int np, int nr, const float** out)
   return out;
 }
 
+// The same for the rows of a table that a tile looks up.
+INLINE const float** list_looked_up(const View table, const int64_t* ids, int np, int nr, const float** out) {
+  for (int i = 0; i < nr; i++)
+    for (int u = 0; u < np * VL; u += 32) *out++ = table.p + ids[i] * table.rs + u;
+  return out;
+}
+
 // Steps of k (in fours) that the products of some groups will take, over all row tiles.
 INLINE int64_t product_steps(const Block* block, int g0, int g1, int nr) {
   int64_t steps = 0;
@@ -42,7 +49,8 @@ static void run_tile(const Run* r, Worker* w, const Block* block, const View* at
     const Ref* ref = block->ref + i;
     mem[i] = tile_view(r, ref, at[i], rows.r0, nr, p0);
     if (step_ids[i]) ids[i] = step_ids[i] + rows.r0;
-    if (nr > 1 && ref->fetch && end + (np + 1) * (nr + 1) <= lines + MAX_LINES - 64) end = list_lines(mem[i], np, nr, end);
+    if (nr > 1 && ref->fetch && end + (np + 1) * (nr + 1) <= lines + MAX_LINES - 64)
+      end = step_ids[i] ? list_looked_up(mem[i], ids[i], np, nr, end) : list_lines(mem[i], np, nr, end);
   }
   Fetch fetch = {lines, end, 0, np * VL > 16 ? 16 : 0};
   if (end > lines && block->ngemms) {

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from nextstate import loops
 from nextstate.cell import Cell, state_dtype
@@ -25,7 +26,7 @@ from nextstate.checks import (
 from nextstate.engines import opaque
 from nextstate.engines.base import Engine, Request
 from nextstate.engines.registry import engines
-from nextstate.lengths import check_lengths
+from nextstate.lengths import check_lengths, reverse_valid
 from nextstate.states import Tree, leaves
 
 ENGINES: dict[str, Engine] = engines()
@@ -115,6 +116,49 @@ def fold(
     chosen = choose(request, engine)
     with _look_ups_told(request):
         return chosen.fold(request)
+
+
+def scan_back(
+    cell: Cell, us: Tree, s0: Tree | None = None, *, lengths: Tensor | None = None
+) -> tuple[Tree, Tree]:
+    """Run a cell from each row's own last step to its first; every output stays at the step it is of.
+
+        scan_back(cell, us) = reverse_valid(vs), s    of  vs, s = scan(cell, reverse_valid(us))
+
+    >>> import torch
+    >>> from nextstate import FunctionCell
+    >>> total = FunctionCell(lambda u, s: (s + u, s + u), lambda b, **kw: torch.zeros(b, 1, **kw))
+    >>> us = torch.tensor([1.0, 2.0, 3.0])[:, None, None].expand(3, 2, 1)
+    >>> scan_back(total, us, lengths=torch.tensor([3, 2]))[0].squeeze(-1).T.tolist()
+    [[6.0, 5.0, 3.0], [3.0, 2.0, 0.0]]
+    """
+    done = _where_they_lie("scan", cell, us, s0, lengths)
+    if done is not None:
+        return done
+    vs, s = scan(cell, reverse_valid(us, lengths), s0, lengths=lengths)
+    return reverse_valid(vs, lengths), s
+
+
+def fold_back(
+    cell: Cell, us: Tree, s0: Tree | None = None, *, lengths: Tensor | None = None
+) -> tuple[Tree, Tree]:
+    """The same as `scan_back`, but of the outputs only the one of each row's first step."""
+    done = _where_they_lie("fold", cell, us, s0, lengths)
+    return fold(cell, reverse_valid(us, lengths), s0, lengths=lengths) if done is None else done
+
+
+def _where_they_lie(
+    operation: str, cell: Cell, us: Tree, s0: Tree | None, lengths: Tensor | None
+) -> tuple[Tree, Tree] | None:
+    """A run from the last step to the first by the engine that needs no reversed copy; None if it cannot."""
+    if lengths is None or torch.compiler.is_compiling() or is_fake(lengths):
+        return None
+    request = request_for(operation, cell, us, s0, lengths)
+    chosen = choose(request)
+    if chosen is not ENGINES["cpu"]:
+        return None
+    with _look_ups_told(request):
+        return getattr(chosen, operation)(replace(request, reverse=True))
 
 
 def unfold(

@@ -7,6 +7,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from nextstate import InputError
 from nextstate.recipes.buzz_report import draw_confusion, figures_table
+from nextstate.tasks.buzz import vectors
 from nextstate.tasks.buzz.calibration import calibration_error, fit_temperature, reliability
 from nextstate.tasks.buzz.examples import Examples, split
 from nextstate.tasks.buzz.measure import figures
@@ -107,6 +108,25 @@ def test_words_of_equal_company_have_near_vectors():
     assert same.mean() > other.mean() + 0.5
     assert not vectors[30:].any(), "ids that do not occur"
     assert torch.equal(word_vectors(texts, 32, 6), word_vectors(texts, 32, 6))
+
+
+@pytest.mark.parametrize("at_once", [1, 15, 10**6])
+def test_pairs_are_counted_by_distance_however_the_texts_are_cut(at_once, monkeypatch):
+    monkeypatch.setattr(vectors, "AT_ONCE", at_once)
+    random, window = np.random.default_rng(1), 3
+    texts = [random.integers(6, size=n).tolist() for n in (0, 1, 2, 30, 9)]
+    wanted = {}
+    for text in texts:
+        for i, word in enumerate(text):
+            for j in (*range(max(0, i - window), i), *range(i + 1, min(len(text), i + window + 1))):
+                if text[j] < 4:  # only those are contexts
+                    key = word * 4 + text[j]
+                    wanted[key] = wanted.get(key, 0) + 1 / abs(i - j)
+    ids = np.concatenate([[-1] * window, *([*text, *[-1] * window] for text in texts)]).astype(np.int64)
+    place = np.array([0, 1, 2, 3, -1, -1, -1])
+    keys, weights = vectors._pairs(ids, place, 4, window)
+    assert keys.tolist() == sorted(wanted)
+    assert weights.tolist() == pytest.approx([wanted[key] for key in sorted(wanted)], rel=1e-6)
 
 
 def test_examples_are_chosen_and_joined():

@@ -7,7 +7,7 @@ import torch
 from nextstate import InputError
 from nextstate.buzzometer import Buzzometer, Shape
 from nextstate.networks.document_classifier import DocumentClassifier
-from nextstate.recipes.buzz import Recipe, ngrams_of
+from nextstate.recipes.buzz import Recipe, ngrams_of, prepare
 from nextstate.tasks.buzz.calibration import Temperature, fit_share
 from nextstate.tasks.buzz.examples import Examples
 from nextstate.tasks.buzz.ngrams import AT_ONCE, NGrams, fit_ngrams, places
@@ -138,8 +138,9 @@ def test_a_model_that_knows_nothing_gets_no_share():
     good, noise = torch.randn(3000, 2), torch.randn(3000, 2)
     labels = torch.distributions.Categorical(logits=2 * good).sample()
     lengths = torch.full((3000,), 20)
-    share, heat = fit_share(good, noise, lengths, labels)
+    share, bias, heat = fit_share(good, noise, lengths, labels)
     assert share < 0.1
+    assert not bias.any()
     assert float(heat.of(torch.tensor(20.0))) == pytest.approx(0.5, abs=0.08)
     assert fit_share(noise, good, lengths, labels)[0] > 5
 
@@ -147,7 +148,7 @@ def test_a_model_that_knows_nothing_gets_no_share():
 @pytest.mark.parametrize("others", [torch.zeros(3, 2), torch.tensor([[1e-4, -1e-4]]).expand(3, 2)])
 def test_where_texts_say_nothing_of_the_share_it_is_one(others):
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
-    share, heat = fit_share(logits, others, torch.tensor([5, 9, 30]), torch.tensor([0, 1, 0]))
+    share, _, heat = fit_share(logits, others, torch.tensor([5, 9, 30]), torch.tensor([0, 1, 0]))
     assert share == pytest.approx(1, abs=0.01)
     assert 0.3 < float(heat.of(torch.tensor(20.0))) < 1
 
@@ -155,8 +156,33 @@ def test_where_texts_say_nothing_of_the_share_it_is_one(others):
 def test_one_text_moves_the_share_a_little():
     logits, label = torch.tensor([[0.5, 0.0]]), torch.tensor([0])
     for others, low, high in (([[3.0, -3.0]], 1, 1.5), ([[-3.0, 3.0]], 0.2, 1)):
-        share, _ = fit_share(logits, torch.tensor(others), torch.tensor([5]), label)
+        share = fit_share(logits, torch.tensor(others), torch.tensor([5]), label).share
         assert low < share < high
+
+
+def test_a_bias_gives_every_class_its_share_and_few_texts_a_small_one():
+    torch.manual_seed(0)
+    logits, nothing, bias = torch.randn(4000, 3), torch.zeros(4000, 3), torch.tensor([0.0, 1.0, -1.0])
+    lengths = torch.full((4000,), 20)
+    labels = torch.distributions.Categorical(logits=logits + bias).sample()
+    found = fit_share(logits, nothing, lengths, labels, biased=True)
+    heat = found.temperature.of(lengths).unsqueeze(-1)
+    shares = ((logits + found.bias) / heat).softmax(-1).mean(0)
+    wanted = torch.bincount(labels) / len(labels)
+    assert torch.allclose(shares, wanted, atol=0.01)
+    assert not torch.allclose((logits / heat).softmax(-1).mean(0), wanted, atol=0.1)
+    few = fit_share(logits[:3], nothing[:3], lengths[:3], torch.tensor([1, 1, 1]), biased=True)
+    assert few.bias.abs().max() < 2, "without its prior it would grow without end"
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.25])
+def test_rare_classes_that_were_made_more_frequent_stay_so(balance):
+    held = Examples([np.array([place % 5]) for place in range(40)], np.array([1] * 30 + [0] * 10))
+    recipe = Recipe(features=6, hidden=5, balance=balance, ngrams=64, average=0.0, half=False)
+    run = prepare(recipe, WORDS, ("no", "yes"), held, held, steps=1)
+    before = run.state.model.readout.bias.clone()
+    once = run.buzzometer()
+    assert torch.equal(once.network.readout.bias, before) == bool(balance)
 
 
 WORDS = Words(["good", "bad", "film", "not", "so"], buckets=4)

@@ -23,6 +23,8 @@ class Request:
     batch: int
     named: bool = False
     """Whether the engine was asked for by name: `auto` takes one only where it is known to be faster."""
+    reverse: bool = False
+    """Whether rows are read from their own last step to their first; an output stays at its step."""
     memo: dict[str, object] = field(default_factory=dict, compare=False)
     """What an engine found out while deciding, for running."""
 

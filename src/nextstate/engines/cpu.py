@@ -29,7 +29,7 @@ from nextstate.engines.quick import Quick
 from nextstate.engines.team import share
 from nextstate.engines.watch import Watch, unfit
 from nextstate.lengths import last_valid, valid_steps, zero_padding
-from nextstate.states import Tree, leaves, rebuild
+from nextstate.states import Tree, leaves, rebuild, tree_map
 
 Compiled = Registered | Unsupported
 MOST_QUICK = 32
@@ -135,7 +135,7 @@ class CpuEngine:
     def scan(self, request: Request) -> tuple[Tree, Tree]:
         request = _known_rows(request)
         lengths = None if request.lengths is None else request.lengths.cpu()
-        layout = Layout.of(request.steps, request.batch, lengths)
+        layout = Layout.of(request.steps, request.batch, lengths, request.reverse)
         if not layout.rows:
             return loops.scan(request.cell, request.us, request.s0, request.lengths)
         with self.lock:
@@ -147,7 +147,7 @@ class CpuEngine:
             vs, s = self.scan(request)
             return last_valid(vs, request.lengths), s
         lengths = None if request.lengths is None else request.lengths.cpu()
-        layout = Layout.of(request.steps, request.batch, lengths)
+        layout = Layout.of(request.steps, request.batch, lengths, request.reverse)
         if layout.rows:
             with self.lock:
                 step = self._best(request, layout, keep_outputs=True).kernel.step
@@ -157,7 +157,7 @@ class CpuEngine:
             if from_state is not None:
                 return ready.last(step, from_state)
         vs, s = self.scan(request)
-        return last_valid(vs, request.lengths), s
+        return (tree_map(lambda v: v[0], vs) if request.reverse else last_valid(vs, request.lengths)), s
 
     def _best(self, request: Request, layout: Layout, keep_outputs: bool) -> Registered:
         """With ids as input and few of them against the rows to compute, products become look-ups."""

@@ -13,7 +13,8 @@ class Layout:
     """T steps of B rows. With `offsets` None every row is full; else row i of step t is row offsets[t] + i.
 
     `order` [B]: which original row is row i. `source` [N]: for every packed row its place in the [T * B]
-    padded rows. `sequence` [N]: the row i it belongs to. `lengths` [B]: sorted, falling.
+    padded rows, which runs from each row's last step to its first in a layout that is `reverse`. `sequence`
+    [N]: the row i it belongs to. `lengths` [B]: sorted, falling.
     """
 
     steps: int
@@ -27,7 +28,7 @@ class Layout:
     lengths: Tensor | None = None
 
     @staticmethod
-    def of(steps: int, batch: int, lengths: Tensor | None) -> Layout:
+    def of(steps: int, batch: int, lengths: Tensor | None, reverse: bool = False) -> Layout:
         if lengths is None:
             return Layout(steps, batch, steps * batch)
         ordered, order = torch.sort(lengths, descending=True, stable=True)
@@ -40,7 +41,8 @@ class Layout:
         sequence = torch.arange(rows) - offsets[step]
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(batch)
-        source = step * batch + order[sequence]
+        place = ordered[sequence] - 1 - step if reverse else step
+        source = place * batch + order[sequence]
         return Layout(longest, batch, rows, offsets, order, inverse, source, sequence, ordered)
 
     def pack(self, us: Tensor) -> Tensor:

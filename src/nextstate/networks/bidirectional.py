@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from nextstate.cell import Cell
 from nextstate.checks import check_sequence, describe, refuse
-from nextstate.lengths import check_lengths, reverse_valid
-from nextstate.run import scan
+from nextstate.lengths import check_lengths
+from nextstate.run import scan, scan_back
 from nextstate.states import Tree, leaves, tree_map
 
 
@@ -50,9 +50,9 @@ class Bidirectional(nn.Module):
         elif not isinstance(s0, tuple) or len(s0) != 2:
             refuse("Bidirectional", f"s0 is a {type(s0).__name__}; expected a pair, one start a direction")
         vs_f, end_f = scan(self.forward_cell, us, s0[0], lengths=lengths)
-        vs_b, end_b = scan(self.backward_cell, reverse_valid(us, lengths), s0[1], lengths=lengths)
+        vs_b, end_b = scan_back(self.backward_cell, us, s0[1], lengths=lengths)
         if [v.shape[:-1] for v in leaves(vs_f)] != [v.shape[:-1] for v in leaves(vs_b)]:
             told = f"the cells put out {describe(vs_f)} and {describe(vs_b)}"
             refuse("Bidirectional", f"{told}; they may differ in their last dimension only")
-        vs = tree_map(lambda f, b: torch.cat([f, b], -1), vs_f, reverse_valid(vs_b, lengths))
+        vs = tree_map(lambda f, b: torch.cat([f, b], -1), vs_f, vs_b)
         return vs, (end_f, end_b)

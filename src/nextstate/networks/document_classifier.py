@@ -44,17 +44,17 @@ def cut(texts: Sequence[Ids], size: int) -> Pieces:
     """
     if size < 1:
         refuse("cut", f"size is {size}; a piece holds at least one id")
-    parts: list[Tensor] = []
-    owner: list[int] = []
-    for number, text in enumerate(texts):
-        ids = torch.as_tensor(text, dtype=torch.int64)
-        count = max(1, -(-len(ids) // size))
-        parts.extend(ids.tensor_split([-(-len(ids) * k // count) for k in range(1, count)]))
-        owner.extend([number] * count)
-    lengths = torch.tensor([len(part) for part in parts], dtype=torch.int64)
-    if not parts:
-        return Pieces(torch.zeros(0, 0, dtype=torch.int64), lengths, lengths, 0)
-    return Pieces(nn.utils.rnn.pad_sequence(parts), lengths, torch.tensor(owner), len(texts))
+    parts = [np.asarray(text, dtype=np.int64) for text in texts]
+    lengths = np.array([len(part) for part in parts], dtype=np.int64)
+    counts = np.maximum(1, -(-lengths // size))
+    owner = np.repeat(np.arange(len(parts)), counts)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)  # of a piece in its text
+    begins, ends = (-(-lengths[owner] * k // counts[owner]) for k in (number, number + 1))
+    flat = np.concatenate([*parts, np.zeros(1, dtype=np.int64)])  # the last one is padding
+    place = begins + (np.cumsum(lengths) - lengths)[owner] + np.arange(max(ends - begins, default=0))[:, None]
+    ids = flat[np.where(np.arange(len(place))[:, None] < ends - begins, place, -1)]
+    sizes = torch.from_numpy(ends - begins)
+    return Pieces(torch.from_numpy(ids), sizes, torch.from_numpy(owner), len(parts))
 
 
 class Pooled(NamedTuple):

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nextstate.cell import Cell
-from nextstate.lengths import reverse_valid
 from nextstate.networks.bidirectional import Bidirectional
-from nextstate.run import fold, scan
+from nextstate.run import fold_back, scan
 from nextstate.states import Tree
 
 
@@ -126,5 +125,5 @@ def read_pooled(
     with _readers.lent(layer, combination) as (on, back):
         on.table = back.table = rows
         ws, _ = scan(on, ids, lengths=lengths)
-        _, (_, largest, total) = fold(back, reverse_valid((ids, ws), lengths), lengths=lengths)
+        _, (_, largest, total) = fold_back(back, (ids, ws), lengths=lengths)
     return largest, total

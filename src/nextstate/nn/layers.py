@@ -17,9 +17,8 @@ from nextstate.cell import Cell
 from nextstate.cells import LSTMState
 from nextstate.checks import FallbackWarning
 from nextstate.engines.registry import MissingCpuEngine
-from nextstate.lengths import reverse_valid
 from nextstate.nn.views import GIVEN, activation_of, cells_of
-from nextstate.run import ENGINES, scan
+from nextstate.run import ENGINES, scan, scan_back
 
 MARK = "_accelerated"
 """An attribute of the layers that `nextstate.accelerate` changed: copies and pickles can be undone too."""
@@ -288,8 +287,8 @@ def _stack(
         for d in range(directions):
             s0 = None if hx is None else tuple(h[k + d] for h in hx)
             start = None if s0 is None else LSTMState(*s0) if len(s0) == 2 else s0[0]
-            vs, end = scan(cells[k + d], reverse_valid(us, lengths) if d else us, start, lengths=lengths)
-            read.append(reverse_valid(vs, lengths) if d else vs)
+            vs, end = (scan_back if d else scan)(cells[k + d], us, start, lengths=lengths)
+            read.append(vs)
             ends.append(end if isinstance(end, tuple) else (end,))
         x = read[0] if directions == 1 else torch.cat(read, -1)
         if padding is not None:

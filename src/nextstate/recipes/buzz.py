@@ -106,8 +106,9 @@ class Run:
         )
 
     def buzzometer(self) -> Buzzometer:
-        """The averaged network and the n-grams of the training texts, their share and temperature fitted on
-        the texts held back; without such texts the network alone."""
+        """The averaged network and the n-grams of the training texts, their share and temperature (and a
+        bias, where no class was made more frequent) fitted on the texts held back; without such texts the
+        network alone."""
         network = self.state.model
         assert isinstance(network, DocumentClassifier)
         if self.state.average is not None:
@@ -124,8 +125,12 @@ class Run:
             heat = fit_temperature(logits, lengths, labels)
             return Buzzometer(network, self.words, replace(shape, temperature=heat))
         ngrams = ngrams_of(recipe, self.ngrams, len(self.labels))
-        share, heat = fit_share(logits, ngrams.logits(self.held.ids), lengths, labels)
-        return Buzzometer(network, self.words, replace(shape, temperature=heat), ngrams.scaled(share))
+        others = ngrams.logits(self.held.ids)
+        found = fit_share(logits, others, lengths, labels, biased=not recipe.balance)
+        with torch.no_grad():
+            network.readout.bias.add_(found.bias)
+        shape = replace(shape, temperature=found.temperature)
+        return Buzzometer(network, self.words, shape, ngrams.scaled(found.share))
 
 
 def ngrams_of(recipe: Recipe, train: Examples, classes: int) -> NGrams:

@@ -67,43 +67,55 @@ def fit_temperature(logits: Tensor, lengths: Tensor, labels: Tensor) -> Temperat
     return Temperature(constant, slope)
 
 
-def fit_share(logits: Tensor, others: Tensor, lengths: Tensor, labels: Tensor) -> tuple[float, Temperature]:
+class Fitted(NamedTuple):
+    """How two models' logits make one model's probabilities: see `fit_share`."""
+
+    share: float
+    bias: Tensor
+    temperature: Temperature
+
+
+def fit_share(
+    logits: Tensor, others: Tensor, lengths: Tensor, labels: Tensor, *, biased: bool = False
+) -> Fitted:
     """The share of a second model in the logits, and the temperature of both: least cross-entropy.
 
-        p = softmax((logits + share others) / T(n)),   share > 0
+        p = softmax((logits + share others + bias) / T(n)),   share > 0
 
     The logarithm of the share has a normal prior, as the temperature has: where the texts say nothing of the
-    share, it is 1.
-    Shapes and labels as in `fit_temperature`, others [N, C].
+    share, it is 1. The bias is 0 unless `biased`, and then has such a prior too: it makes every class as
+    frequent as it is among the texts, where the training did not mean to make rare ones more frequent.
+    Shapes and labels as in `fit_temperature`, others [N, C], bias [C].
 
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
     <torch...>
-    >>> one, two = torch.randn(4000, 2), torch.randn(4000, 2)
-    >>> labels = torch.distributions.Categorical(logits=one + 2 * two).sample()
-    >>> share, _ = fit_share(one, two, torch.full((4000,), 20.0), labels)
-    >>> 1.6 < share < 2.4
-    True
+    >>> one, two, bias = torch.randn(4000, 2), torch.randn(4000, 2), torch.tensor([0.5, -0.5])
+    >>> labels = torch.distributions.Categorical(logits=one + 2 * two + bias).sample()
+    >>> found = fit_share(one, two, torch.full((4000,), 20.0), labels, biased=True)
+    >>> 1.6 < found.share < 2.4, bool(0.8 < found.bias[0] - found.bias[1] < 1.2)
+    (True, True)
     """
     lengths = lengths.float()
-    wanted = torch.zeros(3, requires_grad=True)
+    wanted = torch.zeros(3 + logits.shape[1], requires_grad=True)
     search = torch.optim.LBFGS([wanted], max_iter=100, line_search_fn="strong_wolfe")
 
     def mixed() -> Tensor:
-        return logits.float() + wanted[0].exp() * others.float()
+        return logits.float() + wanted[0].exp() * others.float() + (wanted[3:] if biased else 0)
 
     def closure() -> Tensor:
         search.zero_grad()
         heat = torch.exp(wanted[1] + wanted[2] * torch.log1p(lengths / 10))
         loss = F.cross_entropy(mixed() / heat.unsqueeze(-1), labels)
         loss = loss + 1e-3 * (wanted[0].square() + wanted[2].square())
-        prior = wanted[0].square() + wanted[1].square() + 10 * wanted[2].square()
+        prior = wanted[:2].square().sum() + 10 * wanted[2].square() + wanted[3:].square().sum()
         loss = loss + prior / (2 * len(labels))
         loss.backward()
         return loss
 
     search.step(closure)
     with torch.no_grad():
-        return float(wanted[0].exp()), fit_temperature(mixed(), lengths, labels)
+        heat = fit_temperature(mixed(), lengths, labels)
+        return Fitted(float(wanted[0].exp()), wanted[3:].clone(), heat)
 
 
 class Bin(NamedTuple):

@@ -46,8 +46,8 @@ class NGrams:
         """Logits [N, C] of texts given as ids."""
         parts = [self.bias.new_empty(0, len(self.bias))]
         for first in range(0, len(texts), AT_ONCE):
-            found = [np.unique(places(ids, len(self.weights))) for ids in texts[first : first + AT_ONCE]]
-            begins = torch.from_numpy(np.cumsum([0, *map(len, found)])[: len(found)])
+            found = [distinct(ids, len(self.weights)) for ids in texts[first : first + AT_ONCE]]
+            begins = torch.from_numpy(np.cumsum([0, *map(len, found)], dtype=np.int32)[: len(found)])
             flat = torch.from_numpy(np.concatenate(found))
             parts.append(F.embedding_bag(flat, self.weights, begins, mode="sum") + self.bias)
         return torch.cat(parts)
@@ -118,6 +118,13 @@ def places(ids: Sequence[int] | np.ndarray, rows: int) -> np.ndarray:
     return (np.concatenate(found) >> shift).astype(np.int64)
 
 
+def distinct(ids: Sequence[int] | np.ndarray, rows: int) -> np.ndarray:
+    """The rows of a text's distinct n-grams, sorted, int32. (numpy.unique takes twice the time.)"""
+    found = places(ids, rows).astype(np.int32)
+    found.sort()
+    return found[np.diff(found, prepend=-1) > 0]
+
+
 def fit_ngrams(
     texts: Sequence[Sequence[int] | np.ndarray],
     labels: np.ndarray,
@@ -141,7 +148,7 @@ def fit_ngrams(
         refuse(
             "fit_ngrams", f"{len(texts)} texts, {len(labels)} labels, {rows} rows; rows are a power of two"
         )
-    matrix, across = _incidence([np.unique(places(ids, rows).astype(np.int32)) for ids in texts], rows)
+    matrix, across = _incidence([distinct(ids, rows) for ids in texts], rows)
     truth = torch.from_numpy(labels if labels.ndim == 2 else np.eye(classes, dtype=np.float32)[labels])
     counts = across @ truth
     inside, outside = 1 + counts, 1 + counts.sum(1, keepdim=True) - counts

@@ -68,21 +68,41 @@ def word_vectors(
 
 def _pairs(ids: np.ndarray, place: np.ndarray, contexts: int, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Distinct (word, context) pairs as one number each, sorted, and their weights."""
-    keys, weights = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-    for start in range(0, len(ids), AT_ONCE // window):
-        found, weight = [], []
-        piece = ids[start : start + AT_ONCE // window + window]
+    bits = window.bit_length()
+    share = 1 / np.maximum(1, np.arange(1 << bits))
+    sums: list[tuple[np.ndarray, np.ndarray]] = []  # each less than half as long as the one before
+    step = max(1, AT_ONCE // window)
+    for start in range(0, len(ids), step):
+        found = []
+        piece = ids[start : start + step + window]
         for distance in range(1, window + 1):
-            first, second = piece[:-distance], piece[distance:]
-            first, second = first[: AT_ONCE // window], second[: AT_ONCE // window]
+            first, second = piece[:-distance][:step], piece[distance:][:step]
             for word, context in ((first, second), (second, first)):
                 column = place[context]
                 good = (word >= 0) & (column >= 0)
-                found.append(word[good] * contexts + column[good])
-                weight.append(np.full(good.sum(), 1 / distance, dtype=np.float32))
-        keys, inverse = np.unique(np.concatenate([keys, *found]), return_inverse=True)
-        weights = np.bincount(inverse, np.concatenate([weights, *weight])).astype(np.float32)
-    return keys, weights
+                found.append((word[good] * contexts + column[good]) << bits | distance)
+        told = np.sort(np.concatenate(found))  # by pair, then by distance
+        sums.append(_summed(told >> bits, share[told & (1 << bits) - 1]))
+        while len(sums) > 1 and len(sums[-2][0]) < 2 * len(sums[-1][0]):
+            sums[-2:] = [_joined(*sums[-2:])]
+    while len(sums) > 1:
+        sums[-2:] = [_joined(*sums[-2:])]
+    return sums[0]
+
+
+def _joined(
+    one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    keys, weights = (np.concatenate(parts) for parts in zip(one, other, strict=True))
+    order = np.argsort(keys, kind="stable")  # quick: two sorted runs
+    return _summed(keys[order], weights[order])
+
+
+def _summed(keys: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of equal keys, which stand side by side, in one sum each."""
+    begins = np.flatnonzero(np.diff(keys, prepend=-1))
+    sums = np.add.reduceat(weights, begins) if len(begins) else weights
+    return keys[begins], sums.astype(np.float32)
 
 
 def _factor(matrix: Tensor, features: int, seed: int) -> tuple[Tensor, Tensor]:
