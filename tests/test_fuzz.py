@@ -195,6 +195,9 @@ def test_what_was_wrong_is_told(loop, name: str) -> None:
 US, IDS = torch.ones(4, 2, 3), torch.zeros(2, 3, dtype=torch.int64)
 MISTAKES = {
     "scan: the cell is a GRU; expected a Cell": lambda: ns.scan(torch.nn.GRU(3, 5), US),
+    "the cell is a RNNCell; expected nextstate.Elman, which takes its state_dict": lambda: ns.scan(
+        torch.nn.RNNCell(3, 5), US
+    ),
     "scan: the cell is the class GRU": lambda: ns.scan(ns.GRU, US),
     "fold: the cell is the class GRU": lambda: ns.fold(ns.GRU, US),
     "unfold: the cell is a function": lambda: ns.unfold(lambda u, s: (u, s), US[0], US[0], steps=1, feed=abs),

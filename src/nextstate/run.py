@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
 from nextstate import loops
@@ -132,33 +132,33 @@ def scan_back(
     >>> scan_back(total, us, lengths=torch.tensor([3, 2]))[0].squeeze(-1).T.tolist()
     [[6.0, 5.0, 3.0], [3.0, 2.0, 0.0]]
     """
-    done = _where_they_lie("scan", cell, us, s0, lengths)
-    if done is not None:
-        return done
-    vs, s = scan(cell, reverse_valid(us, lengths), s0, lengths=lengths)
-    return reverse_valid(vs, lengths), s
+    if lengths is None or torch.compiler.is_compiling():
+        vs, s = scan(cell, reverse_valid(us, lengths), s0, lengths=lengths)
+        return reverse_valid(vs, lengths), s
+    return _back("scan", cell, us, s0, lengths)
 
 
 def fold_back(
     cell: Cell, us: Tree, s0: Tree | None = None, *, lengths: Tensor | None = None
 ) -> tuple[Tree, Tree]:
     """The same as `scan_back`, but of the outputs only the one of each row's first step."""
-    done = _where_they_lie("fold", cell, us, s0, lengths)
-    return fold(cell, reverse_valid(us, lengths), s0, lengths=lengths) if done is None else done
+    if lengths is None or torch.compiler.is_compiling():
+        return fold(cell, reverse_valid(us, lengths), s0, lengths=lengths)
+    return _back("fold", cell, us, s0, lengths)
 
 
-def _where_they_lie(
-    operation: str, cell: Cell, us: Tree, s0: Tree | None, lengths: Tensor | None
-) -> tuple[Tree, Tree] | None:
-    """A run from the last step to the first by the engine that needs no reversed copy; None if it cannot."""
-    if lengths is None or torch.compiler.is_compiling() or is_fake(lengths):
-        return None
+def _back(operation: str, cell: Cell, us: Tree, s0: Tree | None, lengths: Tensor) -> tuple[Tree, Tree]:
+    """Rows read where they lie by the engine that can, reversed for every other one."""
     request = request_for(operation, cell, us, s0, lengths)
     chosen = choose(request)
-    if chosen is not ENGINES["cpu"]:
-        return None
+    turned = chosen is not ENGINES["cpu"] or is_fake(lengths)
+    if turned:
+        request = replace(request, us=reverse_valid(us, request.lengths), memo={})
+    else:
+        request = replace(request, reverse=True)
     with _look_ups_told(request):
-        return getattr(chosen, operation)(replace(request, reverse=True))
+        vs, s = getattr(chosen, operation)(request)
+    return (reverse_valid(vs, request.lengths) if turned and operation == "scan" else vs), s
 
 
 def unfold(
@@ -253,7 +253,9 @@ def check_cell(operation: str, cell: Cell) -> None:
             operation, f"the cell is the class {cell.__name__}; expected a cell made of it, with its sizes"
         )
     if not callable(getattr(cell, "initial_state", None)):
-        refuse(operation, f"the cell is a {type(cell).__name__}; expected a Cell, such as nextstate.GRU")
+        same = {nn.GRUCell: "GRU", nn.LSTMCell: "LSTM", nn.RNNCell: "Elman"}.get(type(cell))
+        wanted = f"nextstate.{same}, which takes its state_dict" if same else "a Cell, such as nextstate.GRU"
+        refuse(operation, f"the cell is a {type(cell).__name__}; expected {wanted}")
 
 
 def _check_name(operation: str, name: str) -> None:
