@@ -77,6 +77,8 @@ def train(
 
     One that was broken off goes on from its checkpoint, and its name joins `options.resumed`.
     """
+    if start is not None:
+        recipe = replace(recipe, hidden=start.shape.hidden)
     folder = options.out / name / f"checkpoints-{seed}"
     note_resumed(folder, f"{name} seed {seed}", options)
     run = prepare(
@@ -189,14 +191,13 @@ def bench_reading(options: argparse.Namespace) -> dict[str, Any]:
     test, start = corpora.imdb(options.data, "test_public"), has_read(options)
     words = start.words
     labelled, held_ids = numbered(words, data, TWO), numbered(words, held, TWO)
-    reviews, again = (replace(recipe, hidden=options.hidden) for recipe in (REVIEWS, JUDGED))
-    first = train("after-reading", reviews, words, TWO, labelled, held_ids, options, start=start)
+    first = train("after-reading", REVIEWS, words, TWO, labelled, held_ids, options, start=start)
     found = {"imdb_after_reading": short(measured(first, test))}
     say(json.dumps(found))
     texts = [np.array(words.ids(text), dtype=np.int32) for text in corpora.imdb_unlabelled(options.data)]
     judged = Examples(texts, first.probabilities(*first.logits(texts)).numpy())
     every = labelled.softened(2) + judged
-    model = train("after-judging", again, words, TWO, every, held_ids, options, start=first, ngrams=labelled)
+    model = train("after-judging", JUDGED, words, TWO, every, held_ids, options, start=first, ngrams=labelled)
     found["imdb_with_unlabelled"] = short(measured(model, test)) | {
         "processor_seconds": time.process_time() - began
     }
@@ -316,7 +317,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--imdb-minutes", type=float, default=15.0)
     parser.add_argument("--reading-epochs", type=float, default=2.0)
-    parser.add_argument("--hidden", type=int, default=128, help="units of what reads, for read and reading")
+    parser.add_argument("--hidden", type=int, default=128, help="units of what `read` makes")
     parser.add_argument("--model", type=Path, default=None, help="model for shipped and speed")
     parser.add_argument("--passes", type=int, default=3)
     options = parser.parse_args()

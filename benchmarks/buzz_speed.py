@@ -69,7 +69,7 @@ def bench_speed(options: argparse.Namespace, texts: list[str]) -> dict[str, Any]
     torch.set_num_threads(threads)
     part = ids[::5]
     apart = float((alone.logits(part)[0] - plain.in_pieces(part, piece, network)).abs().max())
-    if apart > 1e-3:
+    if not apart <= 1e-3:
         raise SystemExit(f"the logits of the two networks are up to {apart} apart: nothing is timed")
     as_found = [part[b : b + 64] for b in range(0, len(part), 64)]
     ordered = sorted(part, key=len)

@@ -199,9 +199,13 @@ class Buzzometer:
         def explained(place: list[Tensor]) -> Tensor:
             return self._explained(self._probabilities(place[0], place[1], pieces), label)
 
+        def shares_of(gradients: list[Tensor]) -> list[Tensor]:
+            return [((us - padding) * gradients[0]).sum(-1), gradients[1]]
+
         ends = [us, ngram_logits.sum(0)]
-        gradient, slope = mean_gradient(explained, [padding, 0 * ends[1]], ends, within=0.005)
-        shares = ((us - padding) * gradient).sum(-1)
+        shares, slope = mean_gradient(
+            explained, [padding, 0 * ends[1]], ends, (without, score), within=0.005, keep=shares_of
+        )
         read = torch.cat([shares[:n, r] for r, n in enumerate(pieces.lengths.tolist())])
         both = read + ngram_logits @ slope
         flat = both.tolist()

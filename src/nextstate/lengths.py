@@ -73,6 +73,15 @@ def reverse_valid(us: Tree, lengths: Tensor | None) -> Tree:
     return tree_map(lambda u: u[source, rows], us)
 
 
+def first(vs: Tree) -> Tree:
+    """The value at the first step, by itself; zeros of a sequence without steps.
+
+    >>> first(torch.tensor([[1.0], [2.0]])), first(torch.zeros(0, 1))
+    (tensor([1.]), tensor([0.]))
+    """
+    return tree_map(lambda v: v[0].clone() if len(v) else v.new_zeros(v.shape[1:]), vs)
+
+
 def last_valid(vs: Tree, lengths: Tensor | None) -> Tree:
     """The value at each row's last valid step; zeros for a row of length 0."""
     parts = leaves(vs)

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import is_fake
 
 from nextstate import loops
 from nextstate.cell import Cell, state_dtype
@@ -24,7 +23,7 @@ from nextstate.checks import (
     refuse,
 )
 from nextstate.engines import opaque
-from nextstate.engines.base import Engine, Request
+from nextstate.engines.base import Engine, ReadsBack, Request
 from nextstate.engines.registry import engines
 from nextstate.lengths import check_lengths, reverse_valid
 from nextstate.states import Tree, leaves
@@ -123,7 +122,11 @@ def scan_back(
 ) -> tuple[Tree, Tree]:
     """Run a cell from each row's own last step to its first; every output stays at the step it is of.
 
+    scan_back : (cell, [u], s0) -> ([v], sT)
+
         scan_back(cell, us) = reverse_valid(vs), s    of  vs, s = scan(cell, reverse_valid(us))
+
+    Shapes and errors as in `scan`, by whose name the errors go.
 
     >>> import torch
     >>> from nextstate import FunctionCell
@@ -135,30 +138,44 @@ def scan_back(
     if lengths is None or torch.compiler.is_compiling():
         vs, s = scan(cell, reverse_valid(us, lengths), s0, lengths=lengths)
         return reverse_valid(vs, lengths), s
-    return _back("scan", cell, us, s0, lengths)
+    request = request_for("scan", cell, us, s0, lengths)
+    chosen = choose(request)
+    with _look_ups_told(request):
+        if isinstance(chosen, ReadsBack):
+            return chosen.scan_back(request)
+        vs, s = chosen.scan(_reversed(request))
+    return reverse_valid(vs, request.lengths), s
 
 
 def fold_back(
     cell: Cell, us: Tree, s0: Tree | None = None, *, lengths: Tensor | None = None
 ) -> tuple[Tree, Tree]:
-    """The same as `scan_back`, but of the outputs only the one of each row's first step."""
+    """Run a cell from each row's own last step to its first and keep the output of the first step only.
+
+    fold_back : (cell, [u], s0) -> (v1, sT)
+
+        fold_back(cell, us) = fold(cell, reverse_valid(us))
+
+    Shapes and errors as in `fold`, by whose name the errors go: zeros for a row of length 0.
+
+    >>> import torch
+    >>> from nextstate import FunctionCell
+    >>> latest = FunctionCell(lambda u, s: (u, u), lambda b, **kw: torch.zeros(b, 1, **kw))
+    >>> fold_back(latest, torch.tensor([1.0, 2.0]).view(2, 1, 1), lengths=torch.tensor([2]))[0].item()
+    1.0
+    """
     if lengths is None or torch.compiler.is_compiling():
         return fold(cell, reverse_valid(us, lengths), s0, lengths=lengths)
-    return _back("fold", cell, us, s0, lengths)
-
-
-def _back(operation: str, cell: Cell, us: Tree, s0: Tree | None, lengths: Tensor) -> tuple[Tree, Tree]:
-    """Rows read where they lie by the engine that can, reversed for every other one."""
-    request = request_for(operation, cell, us, s0, lengths)
+    request = request_for("fold", cell, us, s0, lengths)
     chosen = choose(request)
-    turned = chosen is not ENGINES["cpu"] or is_fake(lengths)
-    if turned:
-        request = replace(request, us=reverse_valid(us, request.lengths), memo={})
-    else:
-        request = replace(request, reverse=True)
     with _look_ups_told(request):
-        vs, s = getattr(chosen, operation)(request)
-    return (reverse_valid(vs, request.lengths) if turned and operation == "scan" else vs), s
+        if isinstance(chosen, ReadsBack):
+            return chosen.fold_back(request)
+        return chosen.fold(_reversed(request))
+
+
+def _reversed(request: Request) -> Request:
+    return replace(request, us=reverse_valid(request.us, request.lengths), memo={})
 
 
 def unfold(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -23,8 +23,6 @@ class Request:
     batch: int
     named: bool = False
     """Whether the engine was asked for by name: `auto` takes one only where it is known to be faster."""
-    reverse: bool = False
-    """Whether rows are read from their own last step to their first; an output stays at its step."""
     memo: dict[str, object] = field(default_factory=dict, compare=False)
     """What an engine found out while deciding, for running."""
 
@@ -49,3 +47,15 @@ class Engine(Protocol):
     def scan(self, request: Request) -> tuple[Tree, Tree]: ...
 
     def fold(self, request: Request) -> tuple[Tree, Tree]: ...
+
+
+@runtime_checkable
+class ReadsBack(Protocol):
+    """An engine that also reads rows from their own last step to their first, without a reversed copy.
+
+    Every output stays at the step it is of; a fold keeps that of each row's first step.
+    """
+
+    def scan_back(self, request: Request) -> tuple[Tree, Tree]: ...
+
+    def fold_back(self, request: Request) -> tuple[Tree, Tree]: ...

@@ -28,8 +28,8 @@ from nextstate.engines.operator import Registered
 from nextstate.engines.quick import Quick
 from nextstate.engines.team import share
 from nextstate.engines.watch import Watch, unfit
-from nextstate.lengths import last_valid, valid_steps, zero_padding
-from nextstate.states import Tree, leaves, rebuild, tree_map
+from nextstate.lengths import first, last_valid, valid_steps, zero_padding
+from nextstate.states import Tree, leaves, rebuild
 
 Compiled = Registered | Unsupported
 MOST_QUICK = 32
@@ -133,9 +133,14 @@ class CpuEngine:
         return None
 
     def scan(self, request: Request) -> tuple[Tree, Tree]:
-        request = _known_rows(request)
-        lengths = None if request.lengths is None else request.lengths.cpu()
-        layout = Layout.of(request.steps, request.batch, lengths, request.reverse)
+        return self._scan(_known_rows(request), reverse=False)
+
+    def scan_back(self, request: Request) -> tuple[Tree, Tree]:
+        """The same from each row's last step to its first, read where it lies; its lengths have values."""
+        return self._scan(request, reverse=True)
+
+    def _scan(self, request: Request, reverse: bool) -> tuple[Tree, Tree]:
+        layout = _layout(request, reverse)
         if not layout.rows:
             return loops.scan(request.cell, request.us, request.s0, request.lengths)
         with self.lock:
@@ -143,21 +148,32 @@ class CpuEngine:
         return ready.outputs()
 
     def fold(self, request: Request) -> tuple[Tree, Tree]:
-        if _known_rows(request) is not request:
-            vs, s = self.scan(request)
-            return last_valid(vs, request.lengths), s
-        lengths = None if request.lengths is None else request.lengths.cpu()
-        layout = Layout.of(request.steps, request.batch, lengths, request.reverse)
-        if layout.rows:
-            with self.lock:
-                step = self._best(request, layout, keep_outputs=True).kernel.step
-                from_state = last_from_state(step)
-                if from_state is not None:
-                    ready = Call(self._best(request, layout, keep_outputs=False), request, layout)
-            if from_state is not None:
-                return ready.last(step, from_state)
+        found = self._fold(request, reverse=False) if _known_rows(request) is request else None
+        if found is not None:
+            return found
         vs, s = self.scan(request)
-        return (tree_map(lambda v: v[0], vs) if request.reverse else last_valid(vs, request.lengths)), s
+        return last_valid(vs, request.lengths), s
+
+    def fold_back(self, request: Request) -> tuple[Tree, Tree]:
+        """The same from each row's last step to its first, read where it lies; its lengths have values."""
+        found = self._fold(request, reverse=True)
+        if found is not None:
+            return found
+        vs, s = self.scan_back(request)
+        return first(vs), s
+
+    def _fold(self, request: Request, reverse: bool) -> tuple[Tree, Tree] | None:
+        """The last outputs and states, if the last state is all that the last outputs are made of."""
+        layout = _layout(request, reverse)
+        if not layout.rows:
+            return None
+        with self.lock:
+            step = self._best(request, layout, keep_outputs=True).kernel.step
+            from_state = last_from_state(step)
+            if from_state is None:
+                return None
+            ready = Call(self._best(request, layout, keep_outputs=False), request, layout)
+        return ready.last(step, from_state)
 
     def _best(self, request: Request, layout: Layout, keep_outputs: bool) -> Registered:
         """With ids as input and few of them against the rows to compute, products become look-ups."""
@@ -211,6 +227,11 @@ def _known_rows(request: Request) -> Request:
     live = valid_steps(request.lengths, request.steps)
     us = zero_padding(request.us, request.lengths)
     return replace(request, cell=Masked(request.cell), us=(us, live), lengths=None)
+
+
+def _layout(request: Request, reverse: bool) -> Layout:
+    lengths = None if request.lengths is None else request.lengths.cpu()
+    return Layout.of(request.steps, request.batch, lengths, reverse)
 
 
 def _kinds(tree: Tree, skip: int) -> Any:

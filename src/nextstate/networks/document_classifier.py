@@ -51,10 +51,11 @@ def cut(texts: Sequence[Ids], size: int) -> Pieces:
     number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)  # of a piece in its text
     begins, ends = (-(-lengths[owner] * k // counts[owner]) for k in (number, number + 1))
     flat = np.concatenate([*parts, np.zeros(1, dtype=np.int64)])  # the last one is padding
-    place = begins + (np.cumsum(lengths) - lengths)[owner] + np.arange(max(ends - begins, default=0))[:, None]
-    ids = flat[np.where(np.arange(len(place))[:, None] < ends - begins, place, -1)]
-    sizes = torch.from_numpy(ends - begins)
-    return Pieces(torch.from_numpy(ids), sizes, torch.from_numpy(owner), len(parts))
+    sizes = ends - begins
+    step = np.arange(sizes.max(initial=0))[:, None]
+    place = (np.cumsum(lengths) - lengths)[owner] + begins + step
+    ids = flat[np.where(step < sizes, place, -1)]
+    return Pieces(torch.from_numpy(ids), torch.from_numpy(sizes), torch.from_numpy(owner), len(parts))
 
 
 class Pooled(NamedTuple):

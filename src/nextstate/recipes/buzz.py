@@ -106,9 +106,9 @@ class Run:
         )
 
     def buzzometer(self) -> Buzzometer:
-        """The averaged network and the n-grams of the training texts, their share and temperature (and a
-        bias, where no class was made more frequent) fitted on the texts held back; without such texts the
-        network alone."""
+        """The averaged network and the n-grams of the training texts, their share, their temperature and,
+        where rare classes were not made more frequent, their bias fitted on the texts held back; without
+        such texts the network alone."""
         network = self.state.model
         assert isinstance(network, DocumentClassifier)
         if self.state.average is not None:
@@ -127,10 +127,9 @@ class Run:
         ngrams = ngrams_of(recipe, self.ngrams, len(self.labels))
         others = ngrams.logits(self.held.ids)
         found = fit_share(logits, others, lengths, labels, biased=not recipe.balance)
-        with torch.no_grad():
-            network.readout.bias.add_(found.bias)
-        shape = replace(shape, temperature=found.temperature)
-        return Buzzometer(network, self.words, shape, ngrams.scaled(found.share))
+        ngrams = ngrams.scaled(found.share)
+        ngrams = replace(ngrams, bias=ngrams.bias + found.bias)
+        return Buzzometer(network, self.words, replace(shape, temperature=found.temperature), ngrams)
 
 
 def ngrams_of(recipe: Recipe, train: Examples, classes: int) -> NGrams:
@@ -280,11 +279,15 @@ def class_weights(labels: np.ndarray, classes: int, balance: float) -> Tensor:
 
 @torch.no_grad()
 def adopt(network: DocumentClassifier, words: Words, start: Buzzometer) -> None:
-    """Take over what a trained model knows: every weight of the same shape, and the vector of every word.
+    """Take over what a trained model knows: every weight but a read-out of other classes, and every word.
 
     A word that the model does not hold gets the mean of the vectors by which the model would read it.
+    Raises InputError for a model of other sizes.
     """
     new = network.state_dict()
+    units = network.combination.out_features // 2
+    if start.shape.hidden != units:
+        refuse("train buzz", f"the model to start from has {start.shape.hidden} units, the network {units}")
     for name, tensor in start.network.state_dict().items():
         if name != "table" and new[name].shape == tensor.shape:
             new[name].copy_(tensor)

@@ -67,8 +67,8 @@ def fit_temperature(logits: Tensor, lengths: Tensor, labels: Tensor) -> Temperat
     return Temperature(constant, slope)
 
 
-class Fitted(NamedTuple):
-    """How two models' logits make one model's probabilities: see `fit_share`."""
+class Mixture(NamedTuple):
+    """How the logits of two models make the probabilities of one, as `fit_share` says. Shapes: bias [C]."""
 
     share: float
     bias: Tensor
@@ -77,14 +77,14 @@ class Fitted(NamedTuple):
 
 def fit_share(
     logits: Tensor, others: Tensor, lengths: Tensor, labels: Tensor, *, biased: bool = False
-) -> Fitted:
+) -> Mixture:
     """The share of a second model in the logits, and the temperature of both: least cross-entropy.
 
         p = softmax((logits + share others + bias) / T(n)),   share > 0
 
     The logarithm of the share has a normal prior, as the temperature has: where the texts say nothing of the
-    share, it is 1. The bias is 0 unless `biased`, and then has such a prior too: it makes every class as
-    frequent as it is among the texts, where the training did not mean to make rare ones more frequent.
+    share, it is 1. The bias is 0 unless `biased`, and then has such a prior too: it makes every class about
+    as frequent as it is among the texts.
     Shapes and labels as in `fit_temperature`, others [N, C], bias [C].
 
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
@@ -115,7 +115,7 @@ def fit_share(
     search.step(closure)
     with torch.no_grad():
         heat = fit_temperature(mixed(), lengths, labels)
-        return Fitted(float(wanted[0].exp()), wanted[3:].clone(), heat)
+        return Mixture(float(wanted[0].exp()), wanted[3:].clone(), heat)
 
 
 class Bin(NamedTuple):

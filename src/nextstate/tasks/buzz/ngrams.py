@@ -119,7 +119,11 @@ def places(ids: Sequence[int] | np.ndarray, rows: int) -> np.ndarray:
 
 
 def distinct(ids: Sequence[int] | np.ndarray, rows: int) -> np.ndarray:
-    """The rows of a text's distinct n-grams, sorted, int32. (numpy.unique takes twice the time.)"""
+    """The rows of a text's distinct n-grams, sorted, int32.
+
+    >>> distinct([7, 7, 7], 64).tolist() == sorted({*places([7, 7, 7], 64).tolist()})
+    True
+    """
     found = places(ids, rows).astype(np.int32)
     found.sort()
     return found[np.diff(found, prepend=-1) > 0]

@@ -70,7 +70,7 @@ def _pairs(ids: np.ndarray, place: np.ndarray, contexts: int, window: int) -> tu
     """Distinct (word, context) pairs as one number each, sorted, and their weights."""
     bits = window.bit_length()
     share = 1 / np.maximum(1, np.arange(1 << bits))
-    sums: list[tuple[np.ndarray, np.ndarray]] = []  # each less than half as long as the one before
+    sums: list[tuple[np.ndarray, np.ndarray]] = []  # each at most half as long as the one before
     step = max(1, AT_ONCE // window)
     for start in range(0, len(ids), step):
         found = []
