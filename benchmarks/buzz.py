@@ -7,7 +7,7 @@ read      a network that has read (`--reading-epochs`) what the next four begin 
           labels, phrases of films and tweets of the training parts, but none to airlines
 reading   that network, then the labelled reviews, then those without labels as it and its n-grams judge them
 sst       that network, then the phrases of SST-2, one run a seed
-airline   that network, then phrases and other tweets, then those to airlines: an 80/20 split and a run a seed
+airline   that network, then tweets to airlines: an 80/20 split and a run a seed
 general   the model of the package: that network, then all labels
 shipped   the figures of the model in the package on all test sets
 speed     reviews a second of the shipped model, beside torch.nn.GRU of the same size
@@ -42,7 +42,6 @@ from nextstate.training import Checkpoints
 
 REVIEWS = Recipe(epochs=6)
 SENTENCES = Recipe(epochs=3, batch=64, rate=3e-3)
-OTHERS = Recipe(epochs=3, batch=128, rate=2e-3, balance=0.0)
 TWEETS = Recipe(epochs=8, batch=64, rate=3e-3)
 GENERAL = Recipe(epochs=3, batch=256, words=8000, rate=1.5e-3, balance=0.0, average=0.997)
 AGAIN = replace(GENERAL, epochs=1, rate=1.2e-3)
@@ -225,11 +224,6 @@ def bench_airline(options: argparse.Namespace) -> dict[str, Any]:
     read = [*reviews.texts, *phrases.texts, *tweets.texts, *corpora.imdb_unlabelled(options.data)]
     known = set(build_words(read, 40000, least=3).words)  # not those of airline tweets, some of them tests
     old = Words([word for word in start.words.words if word in known], start.words.buckets)
-    tweets, held = held_back(tweets, 1000, 1)
-    others = numbered(old, phrases.joined(tweets), NAMES)
-    start = train(
-        "airline-before", OTHERS, old, NAMES, others, numbered(old, held, NAMES), options, start=start
-    )
     numbers = [NAMES.index(label) for label in every.labels]
     found = []
     for seed in range(options.seeds):

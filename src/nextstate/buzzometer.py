@@ -165,6 +165,7 @@ class Buzzometer:
         heat = self.shape.temperature.of(lengths).unsqueeze(-1)
         return (logits / heat).where(lengths.unsqueeze(-1) > 0, 0).softmax(-1)
 
+    @torch.inference_mode(False)
     def explain(self, text: str) -> Explanation:
         """How much each word adds to the score, by integrated gradients.
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -264,3 +265,13 @@ def test_eval_knows_the_sign_where_there_is_no_neutral(run, model, tmp_path):
     code, _, err = run("eval", "buzz", tmp_path / "u.csv", "--model", model)
     assert code == 2
     assert "also has ['x', 'y']" in err
+
+
+def test_a_terminal_without_the_characters_of_a_text_gets_their_numbers():
+    words = [sys.executable, "-m", "nextstate", "buzz", "nice \u2013 film \U0001f600"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert done.returncode == 0
+    assert "film" in done.stdout
+    assert done.stderr == ""

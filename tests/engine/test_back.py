@@ -151,3 +151,12 @@ def test_second_derivatives():
 
     us = torch.randn(3, 3, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(read, us)
+
+
+def test_a_sequence_without_steps_is_read_under_the_lock(monkeypatch):
+    """It calls the cell itself, whose weights another thread may have exchanged to trace it."""
+    engine, seen = run.ENGINES["cpu"], []
+    plain = loops.scan
+    monkeypatch.setattr(loops, "scan", lambda *given: seen.append(engine.lock._is_owned()) or plain(*given))
+    ns.scan(ns.GRU(4, 5), torch.zeros(0, 2, 4), engine="cpu")
+    assert seen == [True]

@@ -156,6 +156,25 @@ def test_a_small_language_is_learned_with_its_negation(tiny):
     assert turned.score < -0.5
 
 
+def test_explanations_need_no_mode_of_gradients(tiny):
+    wanted = tiny.explain("the film was good")
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            assert tiny.explain("the film was good") == wanted
+
+
+def test_texts_without_words_train_as_long_as_some_have_one():
+    empty = Examples([np.zeros(0, dtype=np.int32)] * 4, np.array([0, 1, 2, 0]))
+    with pytest.raises(InputError, match="none of the 4 texts has a word"):
+        prepare(TINY, WORDS, LABELS, empty, empty)
+    net = network()
+    loss = adversarial_loss(
+        net, (cut(empty.ids, 3), torch.from_numpy(empty.labels)), None, size=0.3, weights=torch.ones(3)
+    )
+    loss.value.backward()
+    assert net.readout.bias.grad.abs().sum() > 0
+
+
 def test_contributions_add_up_and_name_the_word(tiny):
     for text in ("the film was good", "a day not awful !", "the bad film " * 3):
         found = tiny.explain(text)
@@ -285,6 +304,11 @@ def test_what_a_model_knows_is_taken_over(tiny):
         assert torch.equal(new.layer.state_dict()[name], tensor)
     with pytest.raises(InputError, match="length"):
         adopt(DocumentClassifier(len(words), 5, 5, 2), words, tiny)
+    other = DocumentClassifier(len(words), tiny.shape.features, tiny.shape.hidden + 1, 2)
+    with pytest.raises(
+        InputError, match=f"has {tiny.shape.hidden} units, the network {tiny.shape.hidden + 1}"
+    ):
+        adopt(other, words, tiny)
 
 
 def test_reading_learns_what_comes_next():

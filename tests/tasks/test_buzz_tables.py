@@ -55,6 +55,16 @@ def test_lines_and_tabs(tmp_path):
     assert rows_of(path)[0].text == "a b"
 
 
+def test_parquet_columns_of_one_name_are_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    import pyarrow.parquet as parquet
+
+    table = pyarrow.table([["x"], ["y"]], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="two columns have one name"):
+        read_table(tmp_path / "a.parquet")
+
+
 def test_parquet_keeps_its_types(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet

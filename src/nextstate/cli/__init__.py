@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from errno import EDQUOT, EFBIG, EIO, ENOSPC, EPIPE
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -67,6 +68,9 @@ def main() -> None:
     written with one line and 1; a reader that has gone away (`| head -1`) with 1 and no word."""
     code: Any = 0
     fault = None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show a character gets its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except InputError as error:

@@ -142,7 +142,8 @@ class CpuEngine:
     def _scan(self, request: Request, reverse: bool) -> tuple[Tree, Tree]:
         layout = _layout(request, reverse)
         if not layout.rows:
-            return loops.scan(request.cell, request.us, request.s0, request.lengths)
+            with self.lock:  # it calls the cell, whose weights another thread may be tracing
+                return loops.scan(request.cell, request.us, request.s0, request.lengths)
         with self.lock:
             ready = Call(self._best(request, layout, keep_outputs=True), request, layout)
         return ready.outputs()

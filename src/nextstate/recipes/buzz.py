@@ -173,6 +173,8 @@ def prepare(
     """
     if not len(train) or len(labels) < 2:
         refuse("train buzz", f"there are {len(train)} texts with {len(labels)} labels; expected two or more")
+    if not any(len(ids) for ids in train.ids):
+        refuse("train buzz", f"none of the {len(train)} texts has a word")
     torch.manual_seed(seed)
     network = DocumentClassifier(
         len(words),
@@ -247,7 +249,7 @@ def adversarial_loss(model: nn.Module, batch: Batch, carry: Carry, *, size: floa
     place = us.detach().requires_grad_()
     logits = network.classify(network.pool(place, pieces))
     plain = F.cross_entropy(logits, labels, weight=weights)
-    gradient, *others = torch.autograd.grad(plain, [place, *inner])
+    gradient, *others = torch.autograd.grad(plain, [place, *inner], materialize_grads=True)
     with torch.no_grad():
         squares = us.new_zeros(pieces.documents).index_add(0, pieces.owner, gradient.square().sum((0, 2)))
         words = pieces.lengths.sum().clamp(min=1)
@@ -284,16 +286,15 @@ def adopt(network: DocumentClassifier, words: Words, start: Buzzometer) -> None:
     A word that the model does not hold gets the mean of the vectors by which the model would read it.
     Raises InputError for a model of other sizes.
     """
-    new = network.state_dict()
-    units = network.combination.out_features // 2
+    old, units = start.network.table, network.combination.out_features // 2
+    if old.shape[1] != network.table.shape[1]:
+        refuse("train buzz", f"the model to start from has word vectors of length {old.shape[1]}")
     if start.shape.hidden != units:
         refuse("train buzz", f"the model to start from has {start.shape.hidden} units, the network {units}")
+    new = network.state_dict()
     for name, tensor in start.network.state_dict().items():
         if name != "table" and new[name].shape == tensor.shape:
             new[name].copy_(tensor)
-    old = start.network.table
-    if old.shape[1] != network.table.shape[1]:
-        refuse("train buzz", f"the model to start from has word vectors of length {old.shape[1]}")
     shared = len(SPECIAL) + min(words.buckets, start.words.buckets)
     network.table[:shared] = old[:shared]
     begin = len(SPECIAL) + words.buckets

@@ -111,7 +111,7 @@ def model_card(
         f"# {title}",
         "",
         "Text in; label, score and calibrated probability out. A bidirectional GRU reads the words of a text",
-        f"in pieces; the largest and the mean of what it tells of each word, over the whole text, decide{beside}.",
+        f"in pieces; of each feature of the words the largest and the mean decide{beside}.",
         "",
         "## Data",
         "",

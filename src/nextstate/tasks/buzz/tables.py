@@ -228,8 +228,7 @@ def _separated(stream: IO[str], path: Path | str, column: str | None, mark: str)
         refuse(
             "table", f"{path}: a quotation mark in its first line, the names of the columns, is never closed"
         )
-    if len(set(names)) < len(names):
-        refuse("table", f"{path}: two columns have one name: {', '.join(map(repr, names))}")
+    _check_distinct(names, path)
     column = choose_column(names, column, path)
 
     def rows() -> Iterator[Row]:
@@ -285,6 +284,11 @@ def _object(line: str) -> dict[str, Any] | str:
     return found if isinstance(found, dict) else line
 
 
+def _check_distinct(names: Sequence[str], path: Path | str) -> None:
+    if len(set(names)) < len(names):
+        refuse("table", f"{path}: two columns have one name: {', '.join(map(repr, names))}")
+
+
 def _parquet(path: Path | str, column: str | None, also: Sequence[str]) -> Table:
     if str(path) == "-":
         refuse("table", "Parquet cannot be read from standard input; name a file")
@@ -293,6 +297,7 @@ def _parquet(path: Path | str, column: str | None, also: Sequence[str]) -> Table
         file = parquet.ParquetFile(path)
     except UNREADABLE as error:
         raise InputError(f"table: cannot read {path}: {error}") from error
+    _check_distinct(file.schema_arrow.names, path)
     column = choose_column(file.schema_arrow.names, column, path)
     for name in also:
         choose_column(file.schema_arrow.names, name, path)
