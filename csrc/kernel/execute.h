@@ -1,26 +1,17 @@
 // A block over row tiles, and the two ways blocks are run: over all rows of a chunk, and step by step.
 
-// Lists every second cache line of one operand of a tile; the lines after them are fetched along (Fetch::pair).
-INLINE const float** list_lines(const View v, int np, int nr, const float** out) {
-  if (v.rs == VL) {  // tiled: one piece
+// Lists every second cache line of one operand of a tile, whose rows `ids` may choose from a table; the lines after them
+// are fetched along (Fetch::pair).
+INLINE const float** list_lines(const View v, const int64_t* ids, int np, int nr, const float** out) {
+  if (v.rs == VL && !ids) {  // tiled: one piece
     const float* end = v.p + (int64_t)np * nr * VL;
     for (const float* p = v.p; p < end; p += 32) *out++ = p;
     return out;
   }
-  const float* row = v.p;
-  if (np * VL <= 32) {
-    for (int i = 0; i < nr; i++, row += v.rs) *out++ = row;
-    return out;
-  }
-  for (int i = 0; i < nr; i++, row += v.rs)
+  for (int i = 0; i < nr; i++) {
+    const float* row = v.p + (ids ? ids[i] : i) * v.rs;
     for (int u = 0; u < np * VL; u += 32) *out++ = row + u;
-  return out;
-}
-
-// The same for the rows of a table that a tile looks up.
-INLINE const float** list_looked_up(const View table, const int64_t* ids, int np, int nr, const float** out) {
-  for (int i = 0; i < nr; i++)
-    for (int u = 0; u < np * VL; u += 32) *out++ = table.p + ids[i] * table.rs + u;
+  }
   return out;
 }
 
@@ -50,7 +41,7 @@ static void run_tile(const Run* r, Worker* w, const Block* block, const View* at
     mem[i] = tile_view(r, ref, at[i], rows.r0, nr, p0);
     if (step_ids[i]) ids[i] = step_ids[i] + rows.r0;
     if (nr > 1 && ref->fetch && end + (np + 1) * (nr + 1) <= lines + MAX_LINES - 64)
-      end = step_ids[i] ? list_looked_up(mem[i], ids[i], np, nr, end) : list_lines(mem[i], np, nr, end);
+      end = list_lines(mem[i], step_ids[i] ? ids[i] : nullptr, np, nr, end);
   }
   Fetch fetch = {lines, end, 0, np * VL > 16 ? 16 : 0};
   if (end > lines && block->ngemms) {

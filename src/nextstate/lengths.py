@@ -73,10 +73,10 @@ def reverse_valid(us: Tree, lengths: Tensor | None) -> Tree:
     return tree_map(lambda u: u[source, rows], us)
 
 
-def first(vs: Tree) -> Tree:
-    """The value at the first step, by itself; zeros of a sequence without steps.
+def first_step(vs: Tree) -> Tree:
+    """The values [B, ...] at the first step of [T, B, ...], in memory of their own; zeros without steps.
 
-    >>> first(torch.tensor([[1.0], [2.0]])), first(torch.zeros(0, 1))
+    >>> first_step(torch.tensor([[1.0], [2.0]])), first_step(torch.zeros(0, 1))
     (tensor([1.]), tensor([0.]))
     """
     return tree_map(lambda v: v[0].clone() if len(v) else v.new_zeros(v.shape[1:]), vs)

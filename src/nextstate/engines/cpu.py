@@ -28,7 +28,7 @@ from nextstate.engines.operator import Registered
 from nextstate.engines.quick import Quick
 from nextstate.engines.team import share
 from nextstate.engines.watch import Watch, unfit
-from nextstate.lengths import first, last_valid, valid_steps, zero_padding
+from nextstate.lengths import first_step, last_valid, valid_steps, zero_padding
 from nextstate.states import Tree, leaves, rebuild
 
 Compiled = Registered | Unsupported
@@ -161,7 +161,7 @@ class CpuEngine:
         if found is not None:
             return found
         vs, s = self.scan_back(request)
-        return first(vs), s
+        return first_step(vs), s
 
     def _fold(self, request: Request, reverse: bool) -> tuple[Tree, Tree] | None:
         """The last outputs and states, if the last state is all that the last outputs are made of."""

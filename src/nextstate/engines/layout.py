@@ -29,9 +29,9 @@ class Layout:
 
     @staticmethod
     def of(steps: int, batch: int, lengths: Tensor | None, reverse: bool = False) -> Layout:
+        if lengths is None and not reverse:
+            return Layout(steps, batch, steps * batch)
         if lengths is None:
-            if not reverse:
-                return Layout(steps, batch, steps * batch)
             lengths = torch.full((batch,), steps)
         ordered, order = torch.sort(lengths, descending=True, stable=True)
         longest = int(ordered[0]) if batch else 0
