@@ -146,8 +146,8 @@ class Buzzometer:
         if not len(texts):
             return torch.empty(0, len(self.labels)), torch.empty(0)
         network, pieces = self.network, cut(texts, self.shape.piece)
-        width = network.combination.out_features
-        largest, total = torch.empty(len(pieces.owner), width), torch.empty(len(pieces.owner), width)
+        shape = len(pieces.owner), network.combination.out_features
+        largest, total = network.table.new_empty(shape), network.table.new_empty(shape)
         for rows in pieces.lengths.argsort(descending=True, stable=True).split(batch_size):
             lengths = pieces.lengths[rows]
             ids = pieces.ids[: int(lengths.max()), rows]

@@ -242,6 +242,18 @@ def test_labels_that_cannot_be_learned_are_refused(run, tmp_path, content, compl
     assert complaint in err
 
 
+def test_eval_speaks_for_itself_and_takes_few_texts(run, model, tmp_path):
+    (tmp_path / "one.csv").write_text("text,label\ngood film,positive\n")
+    code, out, _ = run("eval", "buzz", tmp_path / "one.csv", "--model", model, "--json")
+    assert (code, json.loads(out)["texts"]) == (0, 1)
+    (tmp_path / "none.csv").write_text("text,label\ngood film,\n")
+    code, _, err = run("eval", "buzz", tmp_path / "none.csv", "--model", model)
+    assert code == 2
+    assert "eval buzz: row 1 is left out: its 'label' is empty" in err
+    assert "nextstate: eval buzz: " in err
+    assert "train buzz" not in err
+
+
 @pytest.mark.parametrize("epochs", ["0", "-1", "nan", "inf", "1e9"])
 def test_epochs_that_no_run_lasts_are_refused(run, tmp_path, epochs):
     data = table(tmp_path / "own.csv", 20)

@@ -3,7 +3,9 @@
 import gzip
 import io
 import json
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -26,7 +28,8 @@ def run(monkeypatch, capsys):
     monkeypatch.setattr(Buzzometer, "load", lambda path=None: Pleased())
 
     def run(*arguments, stdin=b""):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        stream = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin))
+        monkeypatch.setattr(sys, "stdin", stream)
         monkeypatch.setattr(sys, "argv", ["nextstate", "buzz", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
@@ -64,6 +67,45 @@ def test_half_a_character_on_standard_output(run):
 def test_an_argument_that_is_no_utf_8_is_shown_with_a_replacement(run, options):
     code, out, _ = run("so good \udcff", *options)
     assert (code, "\ufffd" in out) == (0, True)
+
+
+def test_a_dash_for_the_output_is_standard_output(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("text\ngood\n")
+    assert run("--file", "a.csv", "--out", "-")[:2] == run("--file", "a.csv")[:2]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_no_folder_is_made_for_an_input_that_is_not_there(run, tmp_path):
+    code, _, err = run("--file", tmp_path / "no.csv", "--out", tmp_path / "new" / "b.csv")
+    assert (code, "no.csv" in err) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_commands_no_terminal(run):
+    code, out, _ = run("so\x1b[2Jgood\x9b7m\x07\x7f")
+    assert code == 0
+    assert not {"\x1b", "\x9b", "\x07", "\x7f"} & set(out)
+    assert "\u2421 +0.50" in out  # the word that the stand-in says moved the score is the last character
+
+
+def test_closed_standard_input_is_refused(run):
+    code, _, err = run(stdin=None)
+    assert (code, err) == (2, "nextstate: buzz: standard input is closed; give texts or --file\n")
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path):
+    words = [sys.executable, "-m", "nextstate", "buzz", "--file", "-", "--out", str(tmp_path / "b.csv")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        process.stdin.write(b"good\n")
+        process.stdin.flush()
+        end = time.monotonic() + 60
+        while not list(tmp_path.glob(".writing-*")) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert list(tmp_path.glob(".writing-*"))
+        process.terminate()
+        assert process.wait(60) == 143
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_file_is_refused_in_one_line(run, tmp_path):

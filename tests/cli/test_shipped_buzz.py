@@ -53,6 +53,18 @@ def test_what_nobody_doubts(shipped, label):
         assert answer.label == label, text
 
 
+def test_answers_do_not_depend_on_the_default_type(shipped):
+    text = PLAIN["positive"][0]
+    answer, words = shipped.score([text]), [word.contribution for word in shipped.explain(text).words]
+    torch.set_default_dtype(torch.float64)
+    try:
+        fresh = Buzzometer.load()
+        assert fresh.score([text]) == answer
+        assert [word.contribution for word in fresh.explain(text).words] == pytest.approx(words, abs=1e-4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_words_about_the_same_thing_turned_round(shipped):
     pairs = [
         ("The movie was good.", "The movie was not good."),

@@ -296,3 +296,30 @@ def test_another_batch_size_compiles_nothing_anew() -> None:
     for batch in (1, 2, 5):
         ns.scan(cell, torch.randn(4 + batch, batch, 3), engine="cpu")
     assert len(ENGINES["cpu"].record(cell).compiled) == 1
+
+
+@cells
+@pytest.mark.parametrize("rows", [2, 700])
+def test_the_default_type_does_not_matter(name: str, rows: int) -> None:
+    """Few rows take other memory than many."""
+    cell, us = made(name), torch.randn(4, rows, 3)
+    parameters = [us, *cell.parameters()]
+
+    def everything() -> list[Tensor]:
+        vs, last = ns.scan(cell, us.requires_grad_(), engine="cpu")
+        gradients = torch.autograd.grad(sum(v.sin().sum() for v in leaves(vs)), parameters)
+        with torch.no_grad():
+            folded = ns.fold(cell, us, engine="cpu")
+        session = ns.Session(cell, batch_size=rows)
+        stepped = [v for u in us.detach() for v in leaves(session.step(u))]
+        return [*leaves(vs), *leaves(last), *gradients, *leaves(folded), *stepped]
+
+    wanted = everything()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = everything()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype is torch.float32
+        assert torch.equal(one, other)

@@ -46,6 +46,19 @@ def test_bad_rows_are_kept_with_their_reason(tmp_path):
     assert all(row.problem for row in found[1:])
 
 
+def test_json_lines_whose_first_object_lacks_the_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1}\n{"id": 2, "said": "b"}\n')
+    table = read_table(path, "said")
+    assert table.names == ["id", "said"]
+    assert [(row.number, row.text) for row in table.rows] == [(1, None), (2, "b")]
+    with pytest.raises(InputError, match="no column 'other'; its columns are 'id', 'said'"):
+        read_table(path, "other")
+    path.write_text("{}\n[]\n")
+    with pytest.raises(InputError, match="no JSON object with a field"):
+        read_table(path)
+
+
 def test_lines_and_tabs(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("one\r\n\ntwo\u0085still two".encode())

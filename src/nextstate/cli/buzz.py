@@ -25,6 +25,10 @@ if TYPE_CHECKING:  # imported when texts are scored: the other commands must ans
     from nextstate.buzzometer import Buzzometer, Explanation, Score
     from nextstate.tasks.buzz.tables import Row
 
+CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
+CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+"""Signs that stand for control characters, one for one, so that no text commands a terminal."""
+
 DEFAULT = "score"
 WORDS = 5
 
@@ -64,7 +68,7 @@ def score(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File for all rows with their scores; its ending says the format. Of many: a folder."
+            help="File for rows and scores; its ending says the format; - is stdout. Of many: a folder."
         ),
     ] = None,
     format: Annotated[
@@ -96,6 +100,7 @@ def score(
 
     if texts and file is not None:
         refuse("buzz", "give texts or --file, not both")
+    out = None if out == Path("-") else out
     # os.path, since Path.exists raises for names that no file can have
     many = file is not None and not os.path.exists(file) and any(mark in str(file) for mark in "*?[")
     if engine is Engine.ray and not many:
@@ -140,6 +145,7 @@ def _print_answer(text: str, answer: Score, explanation: Explanation | None, mos
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
+    text = text.translate(CONTROLS)
     colour = {"positive": "green", "negative": "red"}.get(answer.label, "yellow")
     line = Text(answer.label, style=f"bold {colour}")
     if answer.score is not None:
@@ -158,7 +164,8 @@ def _print_answer(text: str, answer: Score, explanation: Explanation | None, mos
             if abs(word.contribution) > 0.15 * largest:
                 marked.stylize("bold green" if word.contribution > 0 else "bold red", word.start, word.end)
         console.print(marked)
-    console.print(Text("  ".join(f"{word.word} {word.contribution:+.2f}" for word in strongest)))
+    told = "  ".join(f"{word.word} {word.contribution:+.2f}" for word in strongest)
+    console.print(Text(told.translate(CONTROLS)))
 
 
 def _score_table(
@@ -173,12 +180,14 @@ def _score_table(
     from nextstate.tasks.buzz.scored import output_names, writer_to, writing
     from nextstate.tasks.buzz.tables import arriving, format_of, read_table
 
-    if out is not None:
-        _check_other(file, out)
-        folder_of("buzz", out.parent)
+    if str(file) == "-" and sys.stdin is None:
+        refuse("buzz", "standard input is closed; give texts or --file")
     if str(file) == "-" and sys.stdin.isatty():
         print("buzz: reading texts, a line each; end with Ctrl-D", file=sys.stderr)
     kind = format_of(file, format)
+    if out is not None and (str(file) == "-" or os.path.exists(file)):  # or reading it is refused
+        _check_other(file, out)
+        folder_of("buzz", out.parent)
     table = read_table(file, column, format=format)
     renamed = output_names(table.names)
     _tell_renamed(renamed)

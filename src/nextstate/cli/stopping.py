@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -40,6 +41,16 @@ def trains(command: Callable[..., None]) -> Callable[..., None]:
 def _tell(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one tells
         print(f"nextstate: {text}", file=sys.stderr)
+
+
+def end_tidily_at_sigterm() -> None:
+    """Let SIGTERM end a command as an exception does (exit code 143): what is half written is taken away.
+
+    One of several processes leaves it alone, as `stoppable` does; one that was ignored before stays so.
+    """
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def unwritten() -> OSError | None:

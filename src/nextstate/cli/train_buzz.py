@@ -73,7 +73,10 @@ def train_buzz(
     _check_length(minutes, epochs)
     start = _start(start, unlabelled)
     set_threads(torch.get_num_threads())  # torch keeps its own: the features before pooling are its products
-    texts, given = read_labelled(data, text_column, label_column)
+    texts, given = read_labelled("train buzz", data, text_column, label_column)
+    counts = Counter(given)
+    if len(counts) < 2 or min(counts.values()) < 3:
+        refuse("train buzz", f"{data} has the labels {dict(counts)}; expected two or more, three texts each")
     more = [] if unlabelled is None else read_texts(unlabelled, text_column)
     labels = ordered_labels(given)
     numbers = [labels.index(label) for label in given]
@@ -178,7 +181,7 @@ def train_buzz(
         "seed": seed,
     }
     card = model_card(
-        recipe,
+        replace(recipe, epochs=round(run.plan.total / run.epoch, 2)),
         title="A sentiment model",
         data=[f"{data.name}: {len(texts)} labelled texts; {len(train)} trained on, {len(held)} held back"],
         seed=seed,
@@ -224,25 +227,26 @@ def _start(given: str | None, unlabelled: Path | None) -> str:
     return given or ("shipped" if unlabelled is None else "scratch")
 
 
-def read_labelled(path: Path, text_column: str | None, label_column: str) -> tuple[list[str], list[str]]:
+def read_labelled(
+    operation: str, path: Path, text_column: str | None, label_column: str
+) -> tuple[list[str], list[str]]:
     """Texts and labels of a table; rows without either are reported and left out."""
     from nextstate.tasks.buzz.tables import format_of, read_table
 
     if format_of(path) == "lines":
-        refuse("train buzz", f"{path} has no columns; labels need CSV, TSV, JSONL or Parquet")
+        refuse(operation, f"{path} has no columns; labels need CSV, TSV, JSONL or Parquet")
     table = read_table(path, text_column, also=[label_column])
     texts, labels = [], []
     for row in table.rows:
         label = row.fields.get(label_column)
         if row.text is None or label is None or str(label).strip() == "":
             problem = row.problem or f"its {label_column!r} is empty"
-            print(f"train buzz: row {row.number} is left out: {problem}", file=sys.stderr)
+            print(f"{operation}: row {row.number} is left out: {problem}", file=sys.stderr)
             continue
         texts.append(row.text)
         labels.append(str(label).strip())
-    counts = Counter(labels)
-    if len(counts) < 2 or min(counts.values()) < 3:
-        refuse("train buzz", f"{path} has the labels {dict(counts)}; expected two or more, three texts each")
+    if not texts:
+        refuse(operation, f"{path} has no row with a text and a label")
     return texts, labels
 
 

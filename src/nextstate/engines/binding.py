@@ -187,7 +187,7 @@ POOLED = 1 << 14
 def memory(rows: int, cols: int, zero: bool = False) -> Tensor:
     """Memory for something handed to the user; it goes back to the pool when the tensor is gone."""
     if rows * cols < POOLED:
-        return torch.zeros(rows, cols) if zero else torch.empty(rows, cols)
+        return (torch.zeros if zero else torch.empty)(rows, cols, dtype=torch.float32)
     value = _engine.empty(rows, cols)
     return value.zero_() if zero else value
 

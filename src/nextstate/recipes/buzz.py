@@ -90,6 +90,8 @@ class Run:
     held: Examples
     state: TrainState
     plan: Steps
+    epoch: int
+    """Steps in which every text is read once."""
     loss: Any
     evaluation: Evaluation
     checkpoints: Checkpoints | None
@@ -222,6 +224,7 @@ def prepare(
         held,
         state,
         Steps(total),
+        len(batches),
         partial(adversarial_loss, size=recipe.adversarial, weights=weights),
         Evaluation(partial(measure_held, held=held, recipe=recipe), every),
         checkpoints,

@@ -36,6 +36,9 @@ UNREADABLE = (OSError, EOFError, zlib.error, csv.Error, ValueError)
 
 NOT_CLOSED = "a quotation mark opened in this row is never closed"
 
+AHEAD = 1000
+"""JSON lines that are read to find one that has the column of the text."""
+
 csv.field_size_limit(sys.maxsize)
 
 
@@ -247,16 +250,19 @@ def _separated(stream: IO[str], path: Path | str, column: str | None, mark: str)
 
 
 def _json_lines(stream: IO[str], path: Path | str, column: str | None) -> Table:
+    """Its columns are those of the first object, or of all up to the first that has the text's."""
     lines = enumerate((line for line in stream if line.strip()), 1)
     ahead: list[tuple[int, dict[str, Any] | str]] = []
+    names: dict[str, None] = {}
     for number, line in lines:
-        ahead.append((number, _object(line)))
-        if isinstance(ahead[-1][1], dict):
+        found = _object(line)
+        ahead.append((number, found))
+        names |= dict.fromkeys(found if isinstance(found, dict) else ())
+        if names and (column is None or column in names or number >= AHEAD):
             break
-    first = ahead[-1][1] if ahead else None
-    if not isinstance(first, dict):
-        refuse("table", f"{path} holds no JSON object; expected one a line")
-    column = choose_column(first, column, path)
+    if not names:
+        refuse("table", f"{path} holds no JSON object with a field; expected one a line")
+    column = choose_column(names, column, path)
 
     def row(number: int, found: dict[str, Any] | str) -> Row:
         if isinstance(found, str):
@@ -272,7 +278,7 @@ def _json_lines(stream: IO[str], path: Path | str, column: str | None) -> Table:
             for number, line in lines:
                 yield row(number, _object(line))
 
-    return Table(list(first), column, rows())
+    return Table(list(names), column, rows())
 
 
 def _object(line: str) -> dict[str, Any] | str:
