@@ -144,7 +144,8 @@ class Buzzometer:
         if batch_size < 1:
             refuse("Buzzometer.score", f"batch_size is {batch_size}; it must be at least 1")
         if not len(texts):
-            return torch.empty(0, len(self.labels)), torch.empty(0)
+            table = self.network.table
+            return table.new_empty(0, len(self.labels)), table.new_empty(0)
         network, pieces = self.network, cut(texts, self.shape.piece)
         shape = len(pieces.owner), network.combination.out_features
         largest, total = network.table.new_empty(shape), network.table.new_empty(shape)
@@ -183,18 +184,19 @@ class Buzzometer:
         ids = [i for span in spans for i in span.ids]
         pieces = cut([ids], self.shape.piece)
         if not spans:
-            even = float(self._explained(torch.full((1, len(self.labels)), 1 / len(self.labels)), 0))
+            even = float(
+                self._explained(self.network.table.new_full((1, len(self.labels)), 1 / len(self.labels)), 0)
+            )
             return Explanation(even, even, [])
         with torch.no_grad():
             us = F.embedding(pieces.ids, self.network.table)
             padding = self.network.table[0].expand_as(us)
-            ngram_logits = (
-                torch.zeros(len(ids), len(self.labels)) if self.ngrams is None else self.ngrams.shares(ids)
-            )
+            none = us.new_zeros(len(ids), len(self.labels))
+            ngram_logits = none if self.ngrams is None else self.ngrams.shares(ids)
             probabilities = self._probabilities(us, ngram_logits.sum(0), pieces)
             label = int(probabilities.argmax())
             score = float(self._explained(probabilities, label))
-            nothing = self._probabilities(padding, torch.zeros(len(self.labels)), pieces)
+            nothing = self._probabilities(padding, 0 * ngram_logits.sum(0), pieces)
             without = float(self._explained(nothing, label))
 
         def explained(place: list[Tensor]) -> Tensor:
@@ -309,7 +311,7 @@ class Buzzometer:
         """The score, or for a model without one the probability of `label`."""
         if self._signs is None:
             return probabilities[0, label]
-        return probabilities[0] @ torch.tensor(self._signs)
+        return probabilities[0] @ probabilities.new_tensor(self._signs)
 
 
 def _shape_of(about: dict[str, Any]) -> Shape:
@@ -325,7 +327,11 @@ def _shape_of(about: dict[str, Any]) -> Shape:
         refuse("Shape", f"piece is {piece!r}; expected an integer of at least 1")
     numbers = isinstance(temperature, list) and [type(part) in (int, float) for part in temperature]
     # It only grows or only falls with the length: what can be divided by at both ends can be between them.
-    heat = Temperature(*temperature).of(torch.tensor([0.0, 1e6])) if numbers == [True, True] else None
+    heat = (
+        Temperature(*temperature).of(torch.tensor([0.0, 1e6], device="cpu"))
+        if numbers == [True, True]
+        else None
+    )
     if heat is None or not (heat.isfinite() & (heat > 1e-12)).all():
         refuse("Shape", f"temperature is {temperature!r}; expected two finite numbers of moderate size")
     return Shape(about["features"], about["hidden"], tuple(labels), piece, Temperature(*temperature))

@@ -119,7 +119,7 @@ class Streams:
         self._next += count
         for i in ids:
             self._rows[i] = self._free.pop()
-        self._write(torch.tensor([self._rows[i] for i in ids], dtype=torch.int64), s)
+        self._write(torch.tensor([self._rows[i] for i in ids], dtype=torch.int64, device="cpu"), s)
         return ids
 
     def _grow(self) -> None:
@@ -145,7 +145,7 @@ class Streams:
                 if unknown
                 else "a stream is named twice",
             )
-        self._found = list(ids), torch.tensor(found, dtype=torch.int64)
+        self._found = list(ids), torch.tensor(found, dtype=torch.int64, device="cpu")
         return self._found[1]
 
     def _write(self, places: Tensor, s: Tree) -> None:

@@ -53,16 +53,20 @@ def test_what_nobody_doubts(shipped, label):
         assert answer.label == label, text
 
 
-def test_answers_do_not_depend_on_the_default_type(shipped):
+@pytest.mark.parametrize(
+    ("change", "value", "usual"),
+    [(torch.set_default_dtype, torch.float64, torch.float32), (torch.set_default_device, "meta", None)],
+)
+def test_answers_do_not_depend_on_torchs_defaults(shipped, change, value, usual):
     text = PLAIN["positive"][0]
     answer, words = shipped.score([text]), [word.contribution for word in shipped.explain(text).words]
-    torch.set_default_dtype(torch.float64)
+    change(value)
     try:
         fresh = Buzzometer.load()
         assert fresh.score([text]) == answer
         assert [word.contribution for word in fresh.explain(text).words] == pytest.approx(words, abs=1e-4)
     finally:
-        torch.set_default_dtype(torch.float32)
+        change(usual)
 
 
 def test_words_about_the_same_thing_turned_round(shipped):

@@ -298,28 +298,37 @@ def test_another_batch_size_compiles_nothing_anew() -> None:
     assert len(ENGINES["cpu"].record(cell).compiled) == 1
 
 
+DEFAULTS = {
+    "type": (torch.set_default_dtype, torch.float64, torch.float32),
+    "device": (torch.set_default_device, "meta", None),
+}
+
+
 @cells
+@pytest.mark.parametrize("default", DEFAULTS)
 @pytest.mark.parametrize("rows", [2, 700])
-def test_the_default_type_does_not_matter(name: str, rows: int) -> None:
+def test_torchs_defaults_do_not_matter(name: str, default: str, rows: int) -> None:
     """Few rows take other memory than many."""
     cell, us = made(name), torch.randn(4, rows, 3)
-    parameters = [us, *cell.parameters()]
+    parameters, lengths = [us, *cell.parameters()], torch.arange(rows) % 5
 
     def everything() -> list[Tensor]:
         vs, last = ns.scan(cell, us.requires_grad_(), engine="cpu")
         gradients = torch.autograd.grad(sum(v.sin().sum() for v in leaves(vs)), parameters)
+        ragged, _ = ns.scan(cell, us, lengths=lengths, engine="cpu")
         with torch.no_grad():
             folded = ns.fold(cell, us, engine="cpu")
         session = ns.Session(cell, batch_size=rows)
         stepped = [v for u in us.detach() for v in leaves(session.step(u))]
-        return [*leaves(vs), *leaves(last), *gradients, *leaves(folded), *stepped]
+        return [*leaves(vs), *leaves(last), *gradients, *leaves(ragged), *leaves(folded), *stepped]
 
     wanted = everything()
-    torch.set_default_dtype(torch.float64)
+    change, value, usual = DEFAULTS[default]
+    change(value)
     try:
         found = everything()
     finally:
-        torch.set_default_dtype(torch.float32)
+        change(usual)
     for one, other in zip(found, wanted, strict=True):
-        assert one.dtype is torch.float32
+        assert (one.dtype, one.device.type) == (torch.float32, "cpu")
         assert torch.equal(one, other)

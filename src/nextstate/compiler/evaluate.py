@@ -139,7 +139,7 @@ class Expressions:
         if node.op == "imm":
             return float(node.attr[0])
         if node.op == "mov":
-            x = torch.as_tensor(self.value(node.args[0]))
+            x = as_tensor(self.value(node.args[0]))
             return x.expand(*x.shape[:-1], node.width)
         return POINTWISE[node.op](*(self.value(a) for a in node.args)) if node.args else self.leaf(node)
 
@@ -159,8 +159,13 @@ def expressions(
     return [made.value(i) for i in wanted]
 
 
+def as_tensor(value: Any) -> Tensor:
+    """A value as a tensor; numbers as ones of the CPU, which all devices take, whatever the default one is."""
+    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
+
+
 def _tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *xs: function(*(x if isinstance(x, Tensor) else torch.tensor(x) for x in xs))
+    return lambda *xs: function(*map(as_tensor, xs))
 
 
 POINTWISE: dict[str, Callable[..., Any]] = {
@@ -174,7 +179,7 @@ POINTWISE: dict[str, Callable[..., Any]] = {
     "gt": lambda a, b: (a > b) * 1.0, "ge": lambda a, b: (a >= b) * 1.0, "lt": lambda a, b: (a < b) * 1.0,
     "le": lambda a, b: (a <= b) * 1.0, "eq": lambda a, b: (a == b) * 1.0, "ne": lambda a, b: (a != b) * 1.0,
     "and": lambda a, b: (a != 0) * (b != 0) * 1.0, "or": lambda a, b: ((a != 0) | (b != 0)) * 1.0,
-    "not": lambda a: (a == 0) * 1.0, "where": lambda c, a, b: torch.where(torch.as_tensor(c != 0), a, b),
+    "not": lambda a: (a == 0) * 1.0, "where": lambda c, a, b: torch.where(as_tensor(c != 0), a, b),
     "blend": lambda a, b, c: c * b + (1 - c) * a, "rowsum": lambda a: a.sum(-1, keepdim=True),
     "rowmax": lambda a: a.amax(-1, keepdim=True), "detach": lambda a: a.detach(),
 }  # fmt: skip

@@ -187,7 +187,7 @@ POOLED = 1 << 14
 def memory(rows: int, cols: int, zero: bool = False) -> Tensor:
     """Memory for something handed to the user; it goes back to the pool when the tensor is gone."""
     if rows * cols < POOLED:
-        return (torch.zeros if zero else torch.empty)(rows, cols, dtype=torch.float32)
+        return (torch.zeros if zero else torch.empty)(rows, cols, dtype=torch.float32, device="cpu")
     value = _engine.empty(rows, cols)
     return value.zero_() if zero else value
 

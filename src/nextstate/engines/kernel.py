@@ -137,7 +137,7 @@ class Kernel:
         finals = [_last(s, layout, w, ring) for s, w in zip(states, shapes.states, strict=True)]
         if block is None:
             return [*outs, *finals]
-        return [*outs, *finals, *states, block, torch.tensor(row_block)]
+        return [*outs, *finals, *states, block, torch.tensor(row_block, device="cpu")]
 
     def _check_ids(self, tensors: Sequence[Tensor]) -> None:
         """Ids must name rows of their table: the engine reads without looking."""

@@ -32,17 +32,18 @@ class Layout:
         if lengths is None and not reverse:
             return Layout(steps, batch, steps * batch)
         if lengths is None:
-            lengths = torch.full((batch,), steps)
+            lengths = torch.full((batch,), steps, device="cpu")
         ordered, order = torch.sort(lengths, descending=True, stable=True)
         longest = int(ordered[0]) if batch else 0
-        active = (torch.arange(longest)[:, None] < ordered).sum(1)
-        offsets = torch.zeros(longest + 1, dtype=torch.int64)
+        times = torch.arange(longest, device="cpu")
+        active = (times[:, None] < ordered).sum(1)
+        offsets = torch.zeros(longest + 1, dtype=torch.int64, device="cpu")
         torch.cumsum(active, 0, out=offsets[1:])
         rows = int(offsets[-1])
-        step = torch.repeat_interleave(torch.arange(longest), active, output_size=rows)
-        sequence = torch.arange(rows) - offsets[step]
+        step = torch.repeat_interleave(times, active, output_size=rows)
+        sequence = torch.arange(rows, device="cpu") - offsets[step]
         inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(batch)
+        inverse[order] = torch.arange(batch, device="cpu")
         place = ordered[sequence] - 1 - step if reverse else step
         source = place * batch + order[sequence]
         return Layout(longest, batch, rows, offsets, order, inverse, source, sequence, ordered)
@@ -76,7 +77,7 @@ class Layout:
         """Where in a state buffer each row's last state stands; None if that is one piece at the end."""
         if self.lengths is None or self.offsets is None:
             return None
-        rows = torch.arange(self.batch)
+        rows = torch.arange(self.batch, device="cpu")
         if ring:
             return (self.lengths % 2) * self.batch + rows
         before = self.offsets[(self.lengths - 1).clamp(min=0)]

@@ -179,7 +179,7 @@ class Run:
         us = tree_map(lambda u: u[:, row : row + 1].detach(), self.request.us)
         held = [x[row : row + 1].detach() for x in leaves(self.request.s0)]
         x = torch.cat([held[k].flatten(1) for k in self.found.classes.moving], 1)
-        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+        direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(x)
         logs = []
         for t in range(min(steps, WATCHED)):
             u = tree_map(lambda u: u[t], us)  # noqa: B023  (called at once)

@@ -82,12 +82,13 @@ class Linear:
         for first in range(0, size, at_once):
             columns = torch.arange(first, min(first + at_once, size), device=found.device)
             ones = torch.zeros(len(columns), rows, size, dtype=found.dtype, device=found.device)
-            ones[torch.arange(len(columns)), :, columns] = 1
+            each = torch.arange(len(columns), device=found.device)
+            ones[each, :, columns] = 1
             part = _derivative(self.y, self.x, ones, retain_graph=True, is_grads_batched=True)
             if self.dense:
                 found[:, columns] = part.transpose(0, 1)
             else:
-                found[:, columns] = part[torch.arange(len(columns)), :, columns].T
+                found[:, columns] = part[each, :, columns].T
         return found
 
 
@@ -163,7 +164,7 @@ class Newton:
     def _off(self, linear: Linear, r: Tensor, scale: float) -> float:
         """How far the states can be from the loop's: the residuals, and one rounding a step, carried on."""
         draw = torch.Generator().manual_seed(0)
-        signs = torch.randint(0, 2, r.shape, generator=draw).to(r) * 2 - 1
+        signs = torch.randint(0, 2, r.shape, generator=draw, device="cpu").to(r) * 2 - 1
         errors = r + torch.finfo(r.dtype).eps * scale * signs
         factors, nothing = self.factors(linear), torch.zeros_like(r[0])
         if self.dense:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nextstate.compiler.compiling import CompiledStep
-from nextstate.compiler.evaluate import expressions
+from nextstate.compiler.evaluate import as_tensor, expressions
 from nextstate.compiler.ir import Node
 from nextstate.compiler.program import Key
 from nextstate.engines.layout import Layout
@@ -37,7 +37,7 @@ def replay(step: CompiledStep, given: dict[Key, Tensor], layout: Layout) -> tupl
 
 def _wide(value: Any, rows: int) -> Tensor:
     """A piece as [rows, width], also where it is a plain number."""
-    tensor = torch.as_tensor(value)
+    tensor = as_tensor(value)
     return tensor.expand(rows, tensor.shape[-1] if tensor.dim() else 1)
 
 

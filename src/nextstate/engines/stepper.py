@@ -64,7 +64,7 @@ class Stepper:
         self.outs: list[Tensor] = []
         for j in range(len(step.loop.outputs)):
             index = bound.program.found["out", j]
-            memory = torch.empty(batch, buffers[index]["ld"], dtype=torch.float32)
+            memory = torch.empty(batch, buffers[index]["ld"], dtype=torch.float32, device="cpu")
             pointers[index] = memory.data_ptr()
             self.outs.append(memory[:, : step.shapes.outputs[j]])
         packed = bound.pack([call._slot("weight", k) for k in range(len(step.shapes.weights))], cache=False)
@@ -133,7 +133,7 @@ class Stepper:
     def __call__(self, u: Tensor) -> Tree:
         """The output of one step on u, contiguous [B, ...] or [...] as in the request."""
         if self.out_shape is not None:
-            v = torch.empty(self.out_shape, dtype=torch.float32)
+            v = torch.empty(self.out_shape, dtype=torch.float32, device="cpu")
             self.run(u.data_ptr(), v.data_ptr())
             return v
         return self._beside(u)

@@ -128,7 +128,7 @@ class DocumentClassifier(nn.Module):
         if not self.training:
             return F.embedding(ids, self.table)
         if self.drop_words:
-            ids = ids.masked_fill(torch.rand(ids.shape) < self.drop_words, 0)
+            ids = ids.masked_fill(torch.rand(ids.shape, device=ids.device) < self.drop_words, 0)
         us = F.embedding(ids, self.table)
         if self.drop_features:
             keep = 1 - self.drop_features

@@ -301,7 +301,7 @@ class _Padding:
 
     def __init__(self, sizes: Tensor, device: torch.device) -> None:
         self.steps, self.batch = len(sizes), int(sizes[0])
-        live = torch.arange(self.batch) < sizes[:, None]
+        live = torch.arange(self.batch, device=sizes.device) < sizes[:, None]
         self.lengths = live.sum(0).to(device)
         self.rows = live.flatten().nonzero()[:, 0].to(device)
 

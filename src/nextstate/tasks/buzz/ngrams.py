@@ -92,7 +92,7 @@ class NGrams:
         rows = places(ids, len(self.weights))
         _, inverse, counts = np.unique(rows, return_inverse=True, return_counts=True)
         values = self.weights[torch.from_numpy(rows)] / torch.from_numpy(counts[inverse]).unsqueeze(1)
-        found, begin = torch.zeros(len(ids), self.weights.shape[1]), 0
+        found, begin = self.weights.new_zeros(len(ids), self.weights.shape[1]), 0
         for n in range(1, MOST + 1):
             count = max(0, len(ids) - n + 1)
             for place in range(n):
