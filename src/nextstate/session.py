@@ -94,6 +94,7 @@ class Session:
             and u.dtype is self._dtype
             and u.is_cpu
             and u.is_contiguous()
+            and not u.is_neg()
         ):
             return self._stepper(u)
         return self._general_step(u)
@@ -157,7 +158,7 @@ class Session:
             self._tried = True
             self._prepare(u, us)
         if isinstance(u, Tensor) and u.shape == self._shape and u.dtype is self._dtype and u.is_cpu:
-            return self._stepper(u.contiguous())
+            return self._stepper(u.contiguous().resolve_neg())
         vs, s = advance(self._cell, us, self.state)
         self._put(s)
         v = tree_map(lambda x: x.squeeze(0), vs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -102,6 +103,34 @@ def test_any_memory_layout(name: str, lengths: Tensor | None) -> None:
     for other in (batch_first, strided, broken_up):
         found = ns.scan(cell, other, turned, lengths=lengths, engine="cpu")
         assert all(torch.equal(a, b) for a, b in zip(leaves(found), leaves(expected), strict=True))
+
+
+@pytest.mark.parametrize("what", ["input", "start", "weights", "gradient", "step"])
+@pytest.mark.parametrize("hidden", [5, 16])
+def test_views_that_stand_for_the_negative_of_their_memory(what: str, hidden: int) -> None:
+    """As `.imag` of a conjugate does. Widths of whole vectors are read where they lie."""
+    model, us, start = ns.GRU(16, hidden), torch.randn(4, 3, 16), torch.randn(3, hidden)
+    above = torch.randn(4, 3, hidden)
+
+    def everything(turned: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        def of(name: str, x: Tensor) -> Tensor:
+            return turned(x) if name == what else x
+
+        cell, u, s = copy.deepcopy(model), of("input", us).requires_grad_(), of("start", start)
+        with torch.no_grad():
+            for p in cell.parameters():
+                p.data = of("weights", p.data)
+            quick = [ns.scan(cell, u, s)[0] for _ in range(3)]
+            session = ns.Session(cell, batch_size=3)
+            stepped = [session.step(of("step", us[0])) for _ in range(2)]
+        v, last = ns.scan(cell, u, s)
+        found = torch.autograd.grad(v, [u, *cell.parameters()], of("gradient", above))
+        return [*quick, *stepped, v, last, *found]
+
+    wanted = everything(lambda x: -x)
+    found = everything(lambda x: torch._neg_view(x.clone()))
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other)
 
 
 def test_weights_in_any_layout() -> None:

@@ -160,7 +160,7 @@ def expressions(
 
 
 def as_tensor(value: Any) -> Tensor:
-    """A value as a tensor; numbers as ones of the CPU, which all devices take, whatever the default one is."""
+    """A value as a tensor; numbers as ones of the CPU, which all devices take, whatever the default is."""
     return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
 
 

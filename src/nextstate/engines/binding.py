@@ -117,7 +117,7 @@ class Bound:
 
     def pack(self, weights: Sequence[Tensor], cache: bool, rows: int = 0) -> Any:
         """Weights in the engine's order; kept between calls without gradients while no weight has changed."""
-        ready = [w if w.is_contiguous() else w.contiguous() for w in weights]
+        ready = [plain(w) for w in weights]
         now = (optimiser_steps(), looked_at(ready, rows)) if cache else (0, 0)
         if cache and self.packed is not None:
             then, seen, packed = self.packed
@@ -169,10 +169,15 @@ def _work(spec: dict[str, Any]) -> float:
     return total + sum(2 * t["n"] * t.get("k", 1) for t in spec["tn"])
 
 
+def plain(value: Tensor) -> Tensor:
+    """A tensor whose memory holds its values in order: a view may stand for the negative of its memory."""
+    return value.contiguous().resolve_neg()
+
+
 def readable(value: Tensor, buffer: dict[str, Any], copied: bool) -> Tensor:
     """A tensor as the engine may read it: rows of `ld` floats, with slack behind if panels reach there."""
     if not copied:
-        return value if value.is_contiguous() else value.contiguous()
+        return plain(value)
     flat = value.reshape(1, -1) if value.dim() == 1 else value
     rows, ld = flat.shape[0], buffer["ld"]
     out = _engine.empty(1, rows * ld + SLACK)
@@ -202,5 +207,5 @@ def incoming(gradient: Tensor | None, rows: int, buffer: dict[str, Any], own: bo
     if gradient is None:
         return memory(1, rows * buffer["ld"] + SLACK, zero=True)
     if not own:
-        return gradient.contiguous()
+        return plain(gradient)
     return readable(gradient, buffer, True)

@@ -13,7 +13,7 @@ from nextstate.checks import refuse
 from nextstate.compiler.compiling import CompiledStep
 from nextstate.compiler.differentiate import Resolved, Wanted
 from nextstate.compiler.program import Key, Program
-from nextstate.engines.binding import SLACK, Bound, incoming, memory, readable, trimmed
+from nextstate.engines.binding import SLACK, Bound, incoming, memory, plain, readable, trimmed
 from nextstate.engines.layout import Layout
 from nextstate.engines.replay import replay
 from nextstate.engines.threads import threads
@@ -115,7 +115,7 @@ class Kernel:
         starts = []
         states = []
         for index, place in bound.states:
-            starts.append(_plain(tensors[self.state_slot + place]))
+            starts.append(plain(tensors[self.state_slot + place]))
             states.append(_engine.empty(state_rows + 1, buffers[index]["ld"]))
             pointers[index] = states[-1].data_ptr()
         outs = []
@@ -171,7 +171,7 @@ class Kernel:
         bound.bind_saved(pointers, block, variant.forward.saved_offsets(layout.rows))
         starts = []
         for index, place in bound.states:
-            starts.append(_plain(tensors[self.state_slot + place]))
+            starts.append(plain(tensors[self.state_slot + place]))
             pointers[index] = states[place].data_ptr()
         made: dict[Key, Tensor] = {}
         for key, index in program.found.items():
@@ -258,10 +258,6 @@ class Kernel:
         for copy in copies[1:]:
             total = total + copy
         return total.view(like.shape)
-
-
-def _plain(s: Tensor) -> Tensor:
-    return s if s.is_contiguous() else s.contiguous()
 
 
 def _last(state: Tensor, layout: Layout, width: int, ring: bool) -> Tensor:

@@ -83,7 +83,9 @@ class Quick:
             elif key is not None and key[0] not in ("seq", "out", "state", "pre"):
                 return None
         weights = [held[named[node]] for node in step.leaves.weights if node in named]
-        lasting = all(x.is_contiguous() and not x.is_inference() for x in (*weights, *fixed))
+        lasting = all(
+            x.is_contiguous() and not x.is_neg() and not x.is_inference() for x in (*weights, *fixed)
+        )
         if len(weights) != len(step.leaves.weights) or not lasting:
             return None
         count = len(step.shapes.states)
@@ -99,10 +101,10 @@ class Quick:
 
     def __call__(self, us: Tensor, s0: Tree) -> tuple[Tree, Tree] | None:
         starts = leaves(s0)
-        if not us.is_contiguous() or not us.is_cpu:
+        if not us.is_contiguous() or not us.is_cpu or us.is_neg():
             return None
         for s in starts:
-            if s.dtype is not torch.float32 or not s.is_contiguous() or not s.is_cpu:
+            if s.dtype is not torch.float32 or not s.is_contiguous() or not s.is_cpu or s.is_neg():
                 return None
         held = (*self.weights, *self.fixed)
         rows = self.shape[0] * self.shape[1]
