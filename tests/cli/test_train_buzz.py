@@ -102,6 +102,20 @@ def test_a_file_without_texts_to_read_is_refused(tmp_path, name, content):
     assert not (tmp_path / "run").exists()
 
 
+def test_texts_of_one_group_stay_in_one_part(tmp_path):
+    data, out = tmp_path / "own.csv", tmp_path / "run"
+    rows = [f"{said} text {n},{said},{said}{n // 4}" for said in ("up", "down") for n in range(40)]
+    data.write_text("\n".join(["text,label,film", *rows]) + "\n")
+    words = (data, *SMALL, "--epochs", 1, "--held-back", 0.15, "--test", 0.15)
+    assert "held back: 12 texts" in call(*words, "--out", out)[1]
+    code, told = call(*words, "--group-column", "film", "--out", tmp_path / "grouped")
+    assert (code, "held back: 16 texts" in told) == (0, True), told
+    assert "--group-column film" in (tmp_path / "grouped" / "model.md").read_text()
+    code, told = call(*words, "--group-column", "films", "--out", tmp_path / "none")
+    assert code == 2
+    assert "no column 'films'; its columns are 'text', 'label', 'film'" in told
+
+
 def test_the_command_of_the_card_is_that_of_the_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table(tmp_path / "my own.csv", {"up": 12, "down": 8}, "said so", "kind|of")

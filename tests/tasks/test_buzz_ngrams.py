@@ -178,11 +178,12 @@ def test_a_bias_gives_every_class_its_share_and_few_texts_a_small_one():
 
 @pytest.mark.parametrize("balance", [0.0, 0.25])
 def test_rare_classes_that_were_made_more_frequent_stay_so(balance, monkeypatch):
-    asked = []
+    asked, extra = [], torch.tensor([7.0, -7.0])
 
     def seen(*given, biased):
         asked.append(biased)
-        return fit_share(*given, biased=biased)
+        found = fit_share(*given, biased=biased)
+        return found._replace(share=1.0, bias=extra if biased else 0 * extra)
 
     monkeypatch.setattr(recipes, "fit_share", seen)
     held = Examples([np.array([place % 5]) for place in range(400)], np.array([1] * 300 + [0] * 100))
@@ -191,6 +192,8 @@ def test_rare_classes_that_were_made_more_frequent_stay_so(balance, monkeypatch)
     model, again = run.buzzometer(), run.buzzometer()
     assert asked == 2 * [not balance]
     assert torch.equal(again.ngrams.bias, model.ngrams.bias), "the run is left as it was"
+    fitted = recipes.ngrams_of(recipe, held, 2).bias
+    assert torch.equal(model.ngrams.bias, fitted if balance else fitted + extra)
 
 
 WORDS = Words(["good", "bad", "film", "not", "so"], buckets=4)

@@ -35,7 +35,7 @@ def eval_buzz(
     from nextstate.tasks.buzz.measure import figures, two_sided
 
     buzzometer = Buzzometer.load(model)
-    texts, labels = read_labelled("eval buzz", data, text_column, label_column)
+    texts, labels, _ = read_labelled("eval buzz", data, text_column, label_column)
     unknown = sorted(set(labels) - set(buzzometer.labels))
     if unknown:
         refuse("eval buzz", f"the model answers {buzzometer.labels}; the data also has {unknown}")

@@ -30,6 +30,12 @@ def train_buzz(
         str | None, typer.Option(help="Column of the texts, also of --unlabelled if it has one of that name.")
     ] = None,
     label_column: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
+    group_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of what texts may have in common (a film, an author): such texts stay in one part."
+        ),
+    ] = None,
     unlabelled: Annotated[
         Path | None, typer.Option(help="More texts without labels (any format), to learn the language from.")
     ] = None,
@@ -55,8 +61,8 @@ def train_buzz(
     """Train on labelled texts: any labels, two classes or more.
 
     The texts are split by label into those trained on, those held back for the temperature, and those that
-    the figures are measured on; equal texts stay together. A run that was interrupted goes on when the same
-    command is given again; one that has finished is left as it is.
+    the figures are measured on; equal texts stay together, and so do those of one group. A run that was
+    interrupted goes on when the same command is given again; one that has finished is left as it is.
     """
     import numpy as np
     import torch
@@ -73,14 +79,14 @@ def train_buzz(
     _check_length(minutes, epochs)
     start = _start(start, unlabelled)
     set_threads(torch.get_num_threads())  # torch keeps its own: the features before pooling are its products
-    texts, given = read_labelled("train buzz", data, text_column, label_column)
+    texts, given, groups = read_labelled("train buzz", data, text_column, label_column, group_column)
     counts = Counter(given)
     if len(counts) < 2 or min(counts.values()) < 3:
         refuse("train buzz", f"{data} has the labels {dict(counts)}; expected two or more, three texts each")
     more = [] if unlabelled is None else read_texts(unlabelled, text_column)
     labels = ordered_labels(given)
     numbers = [labels.index(label) for label in given]
-    parts = split(texts, numbers, [held_back, test], seed)
+    parts = split(texts, numbers, [held_back, test], seed, groups)
     fabric = here()
     if fabric.is_global_zero:
         _show_split(parts, numbers, labels)
@@ -111,7 +117,7 @@ def train_buzz(
     settings = {
         "data": str(data),
         "rows": len(texts),
-        "digest": digest([*texts, *given, *more]),
+        "digest": digest([*texts, *given, *groups, *more]),
         "labels": labels,
         "seed": seed,
         "minutes": minutes,
@@ -119,6 +125,7 @@ def train_buzz(
         "unlabelled": None if unlabelled is None else str(unlabelled),
         "recipe": asdict(recipe),
         "shares": [held_back, test],
+        "groups": group_column,
         "vocabulary": vocabulary,
     }
     note = of_first(fabric, lambda: _begun(out, settings))
@@ -170,6 +177,7 @@ def train_buzz(
     options = {
         "text-column": text_column,
         "label-column": label_column,
+        "group-column": group_column,
         "unlabelled": None if unlabelled is None else unlabelled.name,
         "start": start,
         "minutes": minutes,
@@ -228,15 +236,17 @@ def _start(given: str | None, unlabelled: Path | None) -> str:
 
 
 def read_labelled(
-    operation: str, path: Path, text_column: str | None, label_column: str
-) -> tuple[list[str], list[str]]:
-    """Texts and labels of a table; rows without either are reported and left out."""
+    operation: str, path: Path, text_column: str | None, label_column: str, group_column: str | None = None
+) -> tuple[list[str], list[str], list[str]]:
+    """Texts, labels and groups ("" for none) of a table; rows without one of the first two are reported and
+    left out."""
     from nextstate.tasks.buzz.tables import format_of, read_table
 
     if format_of(path) == "lines":
         refuse(operation, f"{path} has no columns; labels need CSV, TSV, JSONL or Parquet")
-    table = read_table(path, text_column, also=[label_column])
-    texts, labels = [], []
+    also = [label_column] if group_column is None else [label_column, group_column]
+    table = read_table(path, text_column, also=also)
+    texts, labels, groups = [], [], []
     for row in table.rows:
         label = row.fields.get(label_column)
         if row.text is None or label is None or str(label).strip() == "":
@@ -245,9 +255,11 @@ def read_labelled(
             continue
         texts.append(row.text)
         labels.append(str(label).strip())
+        group = None if group_column is None else row.fields.get(group_column)
+        groups.append("" if group is None else str(group).strip())
     if not texts:
         refuse(operation, f"{path} has no row with a text and a label")
-    return texts, labels
+    return texts, labels, groups
 
 
 def read_texts(path: Path, text_column: str | None) -> list[str]:

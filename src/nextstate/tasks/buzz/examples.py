@@ -52,11 +52,17 @@ class Examples:
 
 
 def split(
-    texts: Sequence[str], labels: Sequence[int], shares: Sequence[float], seed: int = 0
+    texts: Sequence[str],
+    labels: Sequence[int],
+    shares: Sequence[float],
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
 ) -> list[list[int]]:
     """Places of the texts in parts of the given shares, the first part with the rest: stratified by label.
 
-    Equal texts (but for blanks and case) stay in one part. The same seed gives the same parts.
+    Equal texts (but for blanks and case) stay in one part, and so do those of one of the `groups` (the film
+    that a review is about, say; "" is none): what is learned of a group would make the other parts look easy.
+    The shares are of what stays together. The same seed gives the same parts.
 
     >>> first, second = split(["a", "b", "c", "d", "A ", "e"], [0, 0, 1, 1, 0, 1], [0.34])
     >>> sorted(first + second), {0, 4} <= set(first) or {0, 4} <= set(second)
@@ -66,11 +72,10 @@ def split(
         refuse("split", f"there are {len(texts)} texts and {len(labels)} labels; expected as many of both")
     if not all(share >= 0 for share in shares) or sum(shares) >= 1:
         refuse("split", f"shares are {list(shares)}; expected shares of at least 0 whose sum is below 1")
-    groups: dict[str, list[int]] = {}
-    for place, text in enumerate(texts):
-        groups.setdefault(" ".join(text.lower().split()), []).append(place)
+    if groups is not None and len(groups) != len(texts):
+        refuse("split", f"there are {len(texts)} texts and {len(groups)} groups; expected as many of both")
     by_label: dict[int, list[list[int]]] = {}
-    for places in groups.values():
+    for places in _together(texts, groups):
         by_label.setdefault(int(labels[places[0]]), []).append(places)
     random = np.random.default_rng([seed, 5])
     parts: list[list[int]] = [[] for _ in range(len(shares) + 1)]
@@ -82,6 +87,31 @@ def split(
             parts[number] += [place for group in order[begin:end] for place in alike[group]]
         parts[0] += [place for group in order[ends[-1] :] for place in alike[group]]
     return [sorted(part) for part in parts]
+
+
+def _together(texts: Sequence[str], groups: Sequence[str] | None) -> list[list[int]]:
+    """The places of texts that are equal or of one group, in the order of each one's first."""
+    first: dict[tuple[str, str], int] = {}
+    before = list(
+        range(len(texts))
+    )  # a place that each one goes with; itself for the first of those together
+
+    def begin(place: int) -> int:
+        while before[place] != place:
+            before[place] = before[before[place]]
+            place = before[place]
+        return place
+
+    for place, text in enumerate(texts):
+        keys = [("text", " ".join(text.lower().split()))]
+        keys += [("group", groups[place])] if groups is not None and groups[place] else []
+        for key in keys:
+            one, other = sorted((begin(first.setdefault(key, place)), begin(place)))
+            before[other] = one
+    found: dict[int, list[int]] = {}
+    for place in range(len(texts)):
+        found.setdefault(begin(place), []).append(place)
+    return list(found.values())
 
 
 class Batches:
