@@ -82,10 +82,14 @@ def test_no_folder_is_made_for_an_input_that_is_not_there(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_text_commands_no_terminal(run):
+@pytest.mark.parametrize("terminal", ["", "1"])
+def test_a_text_commands_no_terminal(run, monkeypatch, terminal):
+    monkeypatch.setenv("FORCE_COLOR", terminal)
     code, out, _ = run("so\x1b[2Jgood\x9b7m\x07\x7f")
     assert code == 0
-    assert not {"\x1b", "\x9b", "\x07", "\x7f"} & set(out)
+    assert ("so\u241b[2Jgood\ufffd7m\u2407" in out) is bool(terminal)
+    assert not {"\x9b", "\x07", "\x7f"} & set(out)
+    assert "\x1b[2J" not in out
     assert "\u2421 +0.50" in out  # the word that the stand-in says moved the score is the last character
 
 

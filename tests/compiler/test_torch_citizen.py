@@ -361,3 +361,18 @@ def test_torchs_defaults_do_not_matter(name: str, default: str, rows: int) -> No
     for one, other in zip(found, wanted, strict=True):
         assert (one.dtype, one.device.type) == (torch.float32, "cpu")
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("default", DEFAULTS)
+def test_torchs_defaults_do_not_matter_to_a_session_of_whole_vectors(default: str) -> None:
+    cell, u = ns.GRU(16, 16), torch.randn(1, 16)
+    wanted = ns.Session(cell, batch_size=1).step(u)
+    change, value, usual = DEFAULTS[default]
+    session = ns.Session(cell, batch_size=1)
+    change(value)
+    try:
+        found = session.step(u)
+    finally:
+        change(usual)
+    assert (found.dtype, found.device.type) == (torch.float32, "cpu")
+    assert torch.equal(found, wanted)
