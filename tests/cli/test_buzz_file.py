@@ -44,7 +44,7 @@ LATE = b'{"text": "a"}\n{"text": "b", "label": 1, "stars": 2}\n'
 def test_fields_that_are_not_in_the_output_are_told(run, tmp_path):
     (tmp_path / "in.jsonl").write_bytes(LATE)
     told = (
-        "fields of rows are not in the output, since the first row does not name them; a .jsonl output keeps"
+        "fields of rows are not in the output, since the first rows do not name them; a .jsonl output keeps"
     )
     code, _, err = run("--file", tmp_path / "in.jsonl", "--out", tmp_path / "out.csv")
     assert (code, f"buzz: 2 {told}" in err) == (0, True)
@@ -76,6 +76,14 @@ def test_a_dash_for_the_output_is_standard_output(run, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
+def test_a_dash_is_no_folder_for_many_files(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("text\ngood\n")
+    code, _, err = run("--file", "*.csv", "--out", "-")
+    assert (code, "--out is - and --file *.csv names many files" in err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
 def test_no_folder_is_made_for_an_input_that_is_not_there(run, tmp_path):
     code, _, err = run("--file", tmp_path / "no.csv", "--out", tmp_path / "new" / "b.csv")
     assert (code, "no.csv" in err) == (2, True)
@@ -95,7 +103,7 @@ def test_a_text_commands_no_terminal(run, monkeypatch, terminal):
 
 def test_closed_standard_input_is_refused(run):
     code, _, err = run(stdin=None)
-    assert (code, err) == (2, "nextstate: buzz: standard input is closed; give texts or --file\n")
+    assert (code, err) == (2, "nextstate: table: standard input is closed; name a file\n")
 
 
 def test_sigterm_leaves_nothing_half_written(tmp_path):

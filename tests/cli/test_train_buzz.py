@@ -154,12 +154,13 @@ def test_the_command_of_the_card_is_that_of_the_run(tmp_path, monkeypatch):
 
 def test_the_card_of_a_run_by_the_clock_tells_its_epochs(tmp_path):
     data, out = table(tmp_path / "own.csv", {"up": 6, "down": 6}), tmp_path / "run"
-    code, told = call(data, *SMALL, "--minutes", 0.02, "--held-back", 0.2, "--test", 0, "--out", out)
+    code, told = call(data, *SMALL, "--minutes", 0.05, "--held-back", 0.2, "--test", 0, "--out", out)
     assert code == 0, told
     card = (out / "model.md").read_text()
     steps = int(re.search(r"(\d+) steps in", card)[1])
     assert steps > 6, "more than the recipe's epochs"
-    assert float(re.search(r"epochs\D*([\d.]+)", card)[1]) == steps, "every step reads all of these texts"
+    epochs = float(re.search(r"epochs\D*([\d.]+)", card)[1])
+    assert epochs == pytest.approx(steps, rel=0.01), "every step reads all of these texts"
 
 
 def test_a_finished_run_tells_what_it_wrote_and_keeps_no_checkpoints(tmp_path):

@@ -105,6 +105,30 @@ def test_any_memory_layout(name: str, lengths: Tensor | None) -> None:
         assert all(torch.equal(a, b) for a, b in zip(leaves(found), leaves(expected), strict=True))
 
 
+def test_weights_turned_after_the_short_cut_was_made() -> None:
+    """What is kept for calls without gradients points to weights as they lay."""
+    us = torch.randn(4, 3, 16)
+    for turned in (
+        lambda p: torch._neg_view(p.clone()),
+        lambda p: p.mT.contiguous().mT if p.dim() > 1 else p,
+    ):
+        cell = ns.GRU(16, 16)
+        with torch.no_grad():
+            for _ in range(3):
+                ns.scan(cell, us)
+            for p in cell.parameters():
+                p.data = turned(p.data)
+            for _ in range(3):
+                assert_close(ns.scan(cell, us)[0], ns.scan(cell, us, engine="reference")[0])
+
+
+def test_ids_that_stand_for_the_negative_of_their_memory() -> None:
+    cell, ids = ns.Embedded(ns.GRU(16, 16), vocabulary=5, features=16), torch.randint(5, (40, 8))
+    with torch.no_grad():
+        found = ns.scan(cell, torch._neg_view(-ids), engine="cpu")[0]
+        assert_close(found, ns.scan(cell, ids, engine="reference")[0])
+
+
 @pytest.mark.parametrize("what", ["input", "start", "weights", "gradient", "step"])
 @pytest.mark.parametrize("hidden", [5, 16])
 def test_views_that_stand_for_the_negative_of_their_memory(what: str, hidden: int) -> None:
@@ -349,7 +373,10 @@ def test_torchs_defaults_do_not_matter(name: str, default: str, rows: int) -> No
             folded = ns.fold(cell, us, engine="cpu")
         session = ns.Session(cell, batch_size=rows)
         stepped = [v for u in us.detach() for v in leaves(session.step(u))]
-        return [*leaves(vs), *leaves(last), *gradients, *leaves(ragged), *leaves(folded), *stepped]
+        out = leaves(ns.scan(cell, us[:, :2], engine="cpu")[0])[0]
+        [first] = torch.autograd.grad(out.sin().sum(), us, create_graph=True)
+        [second] = torch.autograd.grad(first.square().sum(), us)
+        return [*leaves(vs), *leaves(last), *gradients, *leaves(ragged), *leaves(folded), *stepped, second]
 
     wanted = everything()
     change, value, usual = DEFAULTS[default]
@@ -372,7 +399,11 @@ def test_torchs_defaults_do_not_matter_to_a_session_of_whole_vectors(default: st
     change(value)
     try:
         found = session.step(u)
+        assert session._stepper is not None
+        with torch.no_grad():
+            quick = [ns.scan(cell, u.unsqueeze(0))[0] for _ in range(3)][-1]
     finally:
         change(usual)
+    assert_close(quick[0], wanted)
     assert (found.dtype, found.device.type) == (torch.float32, "cpu")
     assert torch.equal(found, wanted)

@@ -48,15 +48,26 @@ def test_bad_rows_are_kept_with_their_reason(tmp_path):
 
 def test_json_lines_whose_first_object_lacks_the_text(tmp_path):
     path = tmp_path / "a.jsonl"
+
+    def read(*given, **options):
+        table = read_table(path, *given, **options)
+        return table.names, table.column, [(row.number, row.text) for row in table.rows]
+
     path.write_text('{"id": 1}\n{"id": 2, "said": "b"}\n{"said": "c", "more": 3}\n')
-    table = read_table(path, "said")
-    assert table.names == ["id", "said"], "no more is read than it takes"
-    assert [(row.number, row.text) for row in table.rows] == [(1, None), (2, "b"), (3, "c")]
+    assert read("said") == (["id", "said"], "said", [(1, None), (2, "b"), (3, "c")]), (
+        "no more ahead than needed"
+    )
+    assert read("said", also=["more"])[0] == ["id", "said", "more"]
+    assert read("id")[0] == ["id"]
     with pytest.raises(InputError, match="no column 'other'; its columns are 'id', 'said', 'more'"):
-        read_table(path, "other")
+        read("other")
+    path.write_text('{"id": 1}\n{"id": 2, "Text": "b"}\n')
+    assert read()[1] == "Text", "the only column of the first object holds no text"
+    path.write_text('{"said": "a"}\n{"text": "b"}\n')
+    assert read() == (["said"], "said", [(1, "a"), (2, None)])
     path.write_text("{}\n[]\n")
     with pytest.raises(InputError, match="no JSON object with a field"):
-        read_table(path)
+        read()
 
 
 def test_lines_and_tabs(tmp_path):

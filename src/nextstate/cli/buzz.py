@@ -19,15 +19,12 @@ from nextstate.checks import refuse
 from nextstate.cli.buzz_report import report
 from nextstate.cli.buzz_track import track
 from nextstate.cli.rows_progress import counting
+from nextstate.cli.visible import visible
 from nextstate.writing import folder_of
 
 if TYPE_CHECKING:  # imported when texts are scored: the other commands must answer at once
     from nextstate.buzzometer import Buzzometer, Explanation, Score
     from nextstate.tasks.buzz.tables import Row
-
-CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"}
-CONTROLS |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-"""Signs that stand for control characters, one for one, so that no text commands a terminal."""
 
 DEFAULT = "score"
 WORDS = 5
@@ -100,7 +97,6 @@ def score(
 
     if texts and file is not None:
         refuse("buzz", "give texts or --file, not both")
-    out = None if out == Path("-") else out
     # os.path, since Path.exists raises for names that no file can have
     many = file is not None and not os.path.exists(file) and any(mark in str(file) for mark in "*?[")
     if engine is Engine.ray and not many:
@@ -109,6 +105,10 @@ def score(
         refuse("buzz", f"--workers {workers} goes with --engine ray and many files")
     if words is not None and not texts:
         refuse("buzz", f"--words {words} goes with texts given as arguments; rows get no words")
+    if out == Path("-"):
+        if many:
+            refuse("buzz", f"--out is - and --file {file} names many files; name a folder for them")
+        out = None
     if many:
         _score_many(str(file), out, column, format, model, engine, workers, json_output)
         return
@@ -145,9 +145,9 @@ def _print_answer(text: str, answer: Score, explanation: Explanation | None, mos
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    text = text.translate(CONTROLS)
+    text = visible(text)
     colour = {"positive": "green", "negative": "red"}.get(answer.label, "yellow")
-    line = Text(answer.label, style=f"bold {colour}")
+    line = Text(visible(answer.label), style=f"bold {colour}")
     if answer.score is not None:
         line.append(f"  score {answer.score:+.2f}", style=colour)
         place = round(10 * (answer.score + 1))
@@ -165,7 +165,7 @@ def _print_answer(text: str, answer: Score, explanation: Explanation | None, mos
                 marked.stylize("bold green" if word.contribution > 0 else "bold red", word.start, word.end)
         console.print(marked)
     told = "  ".join(f"{word.word} {word.contribution:+.2f}" for word in strongest)
-    console.print(Text(told.translate(CONTROLS)))
+    console.print(Text(visible(told)))
 
 
 def _score_table(
@@ -180,9 +180,7 @@ def _score_table(
     from nextstate.tasks.buzz.scored import output_names, writer_to, writing
     from nextstate.tasks.buzz.tables import arriving, format_of, read_table
 
-    if str(file) == "-" and sys.stdin is None:
-        refuse("buzz", "standard input is closed; give texts or --file")
-    if str(file) == "-" and sys.stdin.isatty():
+    if str(file) == "-" and sys.stdin is not None and sys.stdin.isatty():
         print("buzz: reading texts, a line each; end with Ctrl-D", file=sys.stderr)
     kind = format_of(file, format)
     if out is not None and (str(file) == "-" or os.path.exists(file)):  # or reading it is refused
@@ -208,7 +206,7 @@ def _score_table(
             writer.write(answered(buzzometer, rows, renamed))
             advance(len(rows))
     if writer.left_out:
-        reason = "since the first row does not name them; a .jsonl output keeps them"
+        reason = "since the first rows do not name them; a .jsonl output keeps them"
         print(f"buzz: {writer.left_out} fields of rows are not in the output, {reason}", file=sys.stderr)
     else:
         _tell_renamed({old: new for old, new in renamed.items() if old not in known})

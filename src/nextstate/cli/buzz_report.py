@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nextstate.cli.visible import visible
 from nextstate.writing import folder_of
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _print(found: Report) -> None:
 
     console = Console(highlight=False)
     for topic, entries in found.topics.items():
-        table = Table("day", "posts", "mean score", "95 % interval", "changed by", title=Text(topic))
+        table = Table("day", "posts", "mean score", "95 % interval", "changed by", title=Text(visible(topic)))
         for entry in entries:
             interval = "" if entry.low is None else f"{entry.low:+.2f} to {entry.high:+.2f}"
             change = Text("")

@@ -14,6 +14,7 @@ import typer
 
 from nextstate.checks import InputError, refuse
 from nextstate.cli import run_note, run_told
+from nextstate.cli.visible import visible
 from nextstate.writing import folder_of, write_text
 
 if TYPE_CHECKING:  # imported when training starts: the other commands must answer at once
@@ -117,7 +118,7 @@ def train_buzz(
     settings = {
         "data": str(data),
         "rows": len(texts),
-        "digest": digest([*texts, *given, *groups, *more]),
+        "digest": digest([*texts, *given, *(groups if group_column else ()), *more]),
         "labels": labels,
         "seed": seed,
         "minutes": minutes,
@@ -125,9 +126,10 @@ def train_buzz(
         "unlabelled": None if unlabelled is None else str(unlabelled),
         "recipe": asdict(recipe),
         "shares": [held_back, test],
-        "groups": group_column,
         "vocabulary": vocabulary,
     }
+    if group_column is not None:
+        settings["groups"] = group_column
     note = of_first(fabric, lambda: _begun(out, settings))
     if note["finished"]:
         return
@@ -189,7 +191,7 @@ def train_buzz(
         "seed": seed,
     }
     card = model_card(
-        replace(recipe, epochs=round(run.plan.total / run.epoch, 2)),
+        replace(recipe, epochs=float(f"{run.plan.total / run.epoch:.3g}")),
         title="A sentiment model",
         data=[f"{data.name}: {len(texts)} labelled texts; {len(train)} trained on, {len(held)} held back"],
         seed=seed,
@@ -258,7 +260,9 @@ def read_labelled(
         group = None if group_column is None else row.fields.get(group_column)
         groups.append("" if group is None else str(group).strip())
     if not texts:
-        refuse(operation, f"{path} has no row with a text and a label")
+        refuse(
+            operation, f"{path} has no row with a text in {table.column!r} and a label in {label_column!r}"
+        )
     return texts, labels, groups
 
 
@@ -306,7 +310,7 @@ def _show_split(parts: list[list[int]], numbers: list[int], labels: tuple[str, .
     for name, part in zip(("trained on", "held back", "measured on"), parts, strict=True):
         counts = Counter(numbers[place] for place in part)
         listed = ", ".join(f"{label} {counts[number]}" for number, label in enumerate(labels[:20]))
-        print(f"{name}: {len(part)} texts ({listed})", file=sys.stderr)
+        print(f"{name}: {len(part)} texts ({visible(listed)})", file=sys.stderr)
 
 
 def _begun(out: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -160,8 +160,10 @@ def expressions(
 
 
 def as_tensor(value: Any) -> Tensor:
-    """A value as a tensor; numbers as ones of the CPU, which all devices take, whatever the default is."""
-    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
+    """A value as a tensor; a number as the engine has it (float32, on the CPU, which all devices take)."""
+    if isinstance(value, Tensor):
+        return value
+    return torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else None, device="cpu")
 
 
 def _tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

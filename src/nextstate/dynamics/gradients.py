@@ -14,6 +14,7 @@ from torch import Tensor
 from nextstate.cell import Cell
 from nextstate.checks import FallbackWarning, describe, refuse
 from nextstate.combine.wrapper import Wrapper
+from nextstate.defaults import usual_defaults
 from nextstate.engines.base import Request
 from nextstate.lengths import valid_steps
 from nextstate.run import request_for, scan
@@ -99,6 +100,7 @@ def norms(grads: tuple[Tensor | None, ...], shape: tuple[int, int]) -> Tensor:
     return total.sqrt()
 
 
+@usual_defaults()
 def gradient_norms(
     cell: Cell,
     us: Tree,
@@ -181,6 +183,7 @@ class Reach:
         return float(self.curve.nan_to_num(math.inf, posinf=math.inf).max())
 
 
+@usual_defaults()
 def reach(
     cell: Cell, us: Tree, s0: Tree | None = None, *, lengths: Tensor | None = None, seed: int = 0
 ) -> Reach:
@@ -253,7 +256,7 @@ def quiet() -> Iterator[None]:
     And with numbers below the normal range as zeros: a vanishing gradient is full of them, and they make a
     CPU ten times slower.
     """
-    flushed = not float(torch.tensor(1e-39) * 1.0)
+    flushed = not float(torch.tensor(1e-39, dtype=torch.float32, device="cpu") * 1.0)
     torch.set_flush_denormal(True)
     try:
         with warnings.catch_warnings():

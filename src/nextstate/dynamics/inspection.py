@@ -12,6 +12,7 @@ from nextstate.accelerate import accelerated
 from nextstate.cell import Cell
 from nextstate.checks import describe, refuse
 from nextstate.combine.wrapper import Combined
+from nextstate.defaults import usual_defaults
 from nextstate.dynamics.flow import step_map
 from nextstate.dynamics.gates import gates
 from nextstate.dynamics.gradients import moving, norms, quiet, reach_of, unmoved
@@ -31,6 +32,7 @@ EXPONENTS = 64
 """Exponents that are computed at most: all of a state that is no larger."""
 
 
+@usual_defaults()
 def inspect(
     module: nn.Module,
     batch: Any,

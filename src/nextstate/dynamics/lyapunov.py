@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nextstate.cell import Cell
 from nextstate.checks import refuse
+from nextstate.defaults import usual_defaults
 from nextstate.dynamics.flow import Flow, flow
 from nextstate.states import Tree, leaves
 
@@ -90,6 +91,7 @@ class Spectrum:
         return float(len(self.exponents)) if self.log_det is not None else None
 
 
+@usual_defaults()
 def lyapunov(
     cell: Cell,
     us: Tree,

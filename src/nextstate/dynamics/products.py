@@ -10,10 +10,12 @@ from torch import Tensor
 
 from nextstate.cell import Cell
 from nextstate.checks import refuse
+from nextstate.defaults import usual_defaults
 from nextstate.dynamics.flow import flow
 from nextstate.states import Tree
 
 
+@usual_defaults()
 def jacobians(cell: Cell, us: Tree, s0: Tree | None = None) -> Tensor:
     """The derivative of the state after each step by the state before it.
 
@@ -32,6 +34,7 @@ def jacobians(cell: Cell, us: Tree, s0: Tree | None = None) -> Tensor:
     return torch.stack(list(flow("jacobians", cell, us, s0).jacobians()))
 
 
+@usual_defaults()
 def lagged_singular_values(
     cell: Cell, us: Tree, lags: Sequence[int], s0: Tree | None = None, *, start: int = 0
 ) -> Tensor:

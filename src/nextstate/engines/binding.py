@@ -109,9 +109,10 @@ class Bound:
         layout: Layout, ring: bool, row_block: int,
     ) -> None:  # fmt: skip
         count = threads() if self.work * layout.rows > SMALL else 1
+        ids = [plain(tensors[slot]) for _, slot in self.gathers]
         self.native.run(
             packed, pointers, [s.data_ptr() for s in starts], [s.shape[1] for s in starts],
-            [tensors[slot].data_ptr() for _, slot in self.gathers], layout.steps, layout.batch,
+            [x.data_ptr() for x in ids], layout.steps, layout.batch,
             0 if layout.offsets is None else layout.offsets.data_ptr(), ring, count, row_block,
         )  # fmt: skip
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes
 
 from nextstate import _engine, loops
@@ -269,7 +271,7 @@ def barred() -> bool:
         torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
+        or any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
     )

@@ -114,6 +114,8 @@ class Quick:
         )  # fmt: skip
         ready = self.prepared  # read once: another thread may put a new one in its place
         if ready is None or ready.versions != versions:
+            if not all(w.is_contiguous() and not w.is_neg() for w in held):
+                return None
             packed = self.bound.native.pack([w.data_ptr() for w in self.weights])
             ready = self.prepared = Prepared(versions, packed, [])
         try:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nextstate.checks import refuse
 from nextstate.combine.quantised import row_units
+from nextstate.defaults import usual_defaults
 from nextstate.export.c_code import FUNCTIONS, Step, number
 from nextstate.export.graph import StepGraph, frozen, step_graph
 from nextstate.export.names import paths
@@ -42,6 +43,7 @@ class CFile:
     scratch: int
 
 
+@usual_defaults()
 def c(module: nn.Module, path: str | Path, us: Tree | None = None, *, weights: str = "float32") -> CFile:
     """Write a module that runs step by step as C99: NAME.c with its weights, and NAME.h beside it.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nextstate.accelerate import cell_of_it
 from nextstate.cell import Cell
 from nextstate.checks import refuse
+from nextstate.defaults import usual_defaults
 from nextstate.export.graph import frozen
 from nextstate.export.onnx_cells import of_bidirectional, of_cell, of_torch
 from nextstate.export.onnx_graph import IR_VERSION, OPSET
@@ -56,6 +57,7 @@ class OnnxFile:
     difference: float
 
 
+@usual_defaults()
 def onnx(module: nn.Module, path: str | Path, us: Tree | None = None) -> OnnxFile:
     """Write a module as an ONNX file in which batch and time are free, and check it in onnxruntime.
 

@@ -67,7 +67,9 @@ def save_model(network: Compiled | Recogniser, path: str | Path) -> None:
         }
         tensors = network.state_dict()
     with whole("save_model", path) as aside:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, aside, {"about": json.dumps(about)})
+        save_file(
+            {k: v.contiguous().resolve_neg() for k, v in tensors.items()}, aside, {"about": json.dumps(about)}
+        )
 
 
 def load_model(path: str | Path) -> Compiled | Recogniser:

@@ -91,7 +91,7 @@ class Run:
     state: TrainState
     plan: Steps
     epoch: int
-    """Steps in which every text is read once."""
+    """Steps in which every text is read once, the first time: others may take a few more or less."""
     loss: Any
     evaluation: Evaluation
     checkpoints: Checkpoints | None

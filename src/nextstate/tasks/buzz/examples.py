@@ -90,27 +90,25 @@ def split(
 
 
 def _together(texts: Sequence[str], groups: Sequence[str] | None) -> list[list[int]]:
-    """The places of texts that are equal or of one group, in the order of each one's first."""
+    """The places of texts that are equal or of one group, in the order of each one's first (union-find)."""
     first: dict[tuple[str, str], int] = {}
-    before = list(
-        range(len(texts))
-    )  # a place that each one goes with; itself for the first of those together
+    parent = list(range(len(texts)))
 
-    def begin(place: int) -> int:
-        while before[place] != place:
-            before[place] = before[before[place]]
-            place = before[place]
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
         return place
 
     for place, text in enumerate(texts):
         keys = [("text", " ".join(text.lower().split()))]
         keys += [("group", groups[place])] if groups is not None and groups[place] else []
         for key in keys:
-            one, other = sorted((begin(first.setdefault(key, place)), begin(place)))
-            before[other] = one
+            one, other = sorted((root(first.setdefault(key, place)), root(place)))
+            parent[other] = one
     found: dict[int, list[int]] = {}
     for place in range(len(texts)):
-        found.setdefault(begin(place), []).append(place)
+        found.setdefault(root(place), []).append(place)
     return list(found.values())
 
 

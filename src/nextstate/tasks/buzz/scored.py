@@ -28,7 +28,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 class Writer(Protocol):
     left_out: int
-    """Fields that are not written, since the first row does not name them."""
+    """Fields that are not written, since the first rows do not name them."""
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None: ...
 

@@ -109,7 +109,7 @@ def _text_table(path: Path | str, kind: str, column: str | None, also: Sequence[
         if kind == "lines":
             return Table(["text"], "text", _lines(stream))
         if kind == "jsonl":
-            table = _json_lines(stream, path, column)
+            table = _json_lines(stream, path, column, also)
         else:
             table = _separated(stream, path, column, "," if kind == "csv" else "\t")
         for name in also:
@@ -189,6 +189,8 @@ def choose_column(names: Iterable[str], wanted: str | None, where: object) -> st
 
 def _open(path: Path | str) -> IO[str]:
     if str(path) == "-":
+        if sys.stdin is None:
+            refuse("table", "standard input is closed; name a file")
         return io.TextIOWrapper(_standard_input(), encoding="utf-8-sig", errors="replace", newline="")
     try:
         raw: Any = (gzip.open if str(path).endswith(".gz") else open)(path, "rb")
@@ -249,16 +251,20 @@ def _separated(stream: IO[str], path: Path | str, column: str | None, mark: str)
     return Table(names, column, rows())
 
 
-def _json_lines(stream: IO[str], path: Path | str, column: str | None) -> Table:
-    """Its columns are those of the first object, or of all up to the first that has the text's."""
+def _json_lines(stream: IO[str], path: Path | str, column: str | None, also: Sequence[str]) -> Table:
+    """Its columns are those of the first objects, as many as it takes to find those that are wanted: for the
+    texts the one named, else one with a usual name or the only one of the first object, if that is a text."""
     lines = enumerate((line for line in stream if line.strip()), 1)
     ahead: list[tuple[int, dict[str, Any] | str]] = []
-    names: dict[str, None] = {}
+    names: dict[str, bool] = {}  # whether its first value is a text
     for number, line in lines:
         found = _object(line)
         ahead.append((number, found))
-        names |= dict.fromkeys(found if isinstance(found, dict) else ())
-        if names and (column is None or column in names or number >= AHEAD):
+        for name, value in found.items() if isinstance(found, dict) else ():
+            names.setdefault(name, isinstance(value, str))
+        usual = any(name.strip().lower() in USUAL for name in names) or list(names.values()) == [True]
+        there = usual if column is None else column in names
+        if (there and names.keys() >= {*also}) or number >= AHEAD:
             break
     if not names:
         refuse("table", f"{path} holds no JSON object with a field; expected one a line")
