@@ -34,12 +34,26 @@ def test_dynamics(change, value, usual):
             dynamics.jacobians(cell, us),
             dynamics.lagged_singular_values(cell, us, [1, 2]),
             dynamics.flossing_loss(cell, us, count=2).detach(),
-            *(gate.values for gate in dynamics.gates(cell, us)),
+            ns.inspect(cell, us).parts[0].reach.curve,
+            *(gate.values for gate in dynamics.gates(cell, us, lengths=lengths)),
         ]
 
     wanted = everything()
     for one, other in zip(under(change, value, usual, everything), wanted, strict=True):
         assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+
+
+@DEFAULTS
+def test_second_derivatives_where_a_piece_of_the_state_is_a_number(change, value, usual):
+    torch.manual_seed(0)
+    cell, us = ns.StackRNN(3, 6), torch.randn(5, 2, 3, requires_grad=True)
+
+    def everything():
+        out = ns.scan(cell, us, engine="cpu")[0]
+        [first] = torch.autograd.grad(out.sin().sum(), us, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), us)[0]
+
+    assert torch.equal(under(change, value, usual, everything), everything())
 
 
 @DEFAULTS

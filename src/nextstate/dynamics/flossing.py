@@ -7,14 +7,12 @@ from torch import Tensor
 
 from nextstate.cell import Cell
 from nextstate.checks import refuse
-from nextstate.defaults import usual_defaults
 from nextstate.dynamics.flow import step_map
 from nextstate.dynamics.lyapunov import frame
 from nextstate.run import request_for
 from nextstate.states import Tree, tree_map
 
 
-@usual_defaults()
 def flossing_loss(
     cell: Cell,
     us: Tree,

@@ -14,7 +14,6 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from nextstate.cell import Cell
-from nextstate.defaults import usual_defaults
 from nextstate.dynamics.flow import Flow, flow
 from nextstate.lengths import valid_steps, zero_padding
 from nextstate.run import request_for
@@ -71,7 +70,6 @@ class Gate:
         return -1 / kept.log().mean(0)
 
 
-@usual_defaults()
 def gates(cell: Cell, us: Tree, s0: Tree | None = None, *, lengths: Tensor | None = None) -> tuple[Gate, ...]:
     """Every gate (sigmoid) and every squashing (tanh) of a cell, at every step of an input.
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from nextstate.cell import Cell
 from nextstate.checks import FallbackWarning, describe, refuse
 from nextstate.combine.wrapper import Wrapper
-from nextstate.defaults import usual_defaults
 from nextstate.engines.base import Request
 from nextstate.lengths import valid_steps
 from nextstate.run import request_for, scan
@@ -93,14 +92,13 @@ def probes(steps: int, s0: Tree, moving: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 def norms(grads: tuple[Tensor | None, ...], shape: tuple[int, int]) -> Tensor:
     """The Euclidean norm [T, B] of the gradients of all tensors of a state together; no gradient is 0."""
-    total = torch.zeros(shape, dtype=torch.float64)
+    total = torch.zeros(shape, dtype=torch.float64, device="cpu")
     for grad in grads:
         if grad is not None:
             total += real(grad.detach()).flatten(2).double().square().sum(-1).cpu()
     return total.sqrt()
 
 
-@usual_defaults()
 def gradient_norms(
     cell: Cell,
     us: Tree,
@@ -183,7 +181,6 @@ class Reach:
         return float(self.curve.nan_to_num(math.inf, posinf=math.inf).max())
 
 
-@usual_defaults()
 def reach(
     cell: Cell, us: Tree, s0: Tree | None = None, *, lengths: Tensor | None = None, seed: int = 0
 ) -> Reach:
@@ -225,7 +222,8 @@ def reach_of(request: Request, seed: int = 0) -> Reach:
 
     def loss(_: Tree, end: Tree) -> Tensor:
         parts = [real(leaves(end)[k]) for k in which]
-        directions = [torch.randn(x.shape, generator=generator).to(x) for x in parts]
+        drawn = [torch.randn(x.shape, generator=generator, dtype=torch.float32, device="cpu") for x in parts]
+        directions = [d.to(x) for d, x in zip(drawn, parts, strict=True)]
         length = torch.cat([d.flatten(1) for d in directions], 1).norm(dim=1)
         along = torch.cat([(x * d).flatten(1) for x, d in zip(parts, directions, strict=True)], 1).sum(1)
         return (along / length).sum()
@@ -239,10 +237,10 @@ def reach_of(request: Request, seed: int = 0) -> Reach:
 def _by_lag(found: Tensor, lengths: Tensor | None) -> Tensor:
     """Root mean square [T + 1] over the rows that are long enough, by the distance from each row's end."""
     steps, rows = found.shape
-    ends = torch.full((rows,), steps) if lengths is None else lengths.cpu()
-    lags = ends - torch.arange(steps)[:, None]
+    ends = torch.full((rows,), steps, device="cpu") if lengths is None else lengths.cpu()
+    lags = ends - torch.arange(steps, device="cpu")[:, None]
     valid = valid_steps(ends, steps)
-    square, count = torch.zeros(2, steps + 1, dtype=torch.float64)
+    square, count = torch.zeros(2, steps + 1, dtype=torch.float64, device="cpu")
     square.index_add_(0, lags[valid], found[valid].square())
     count.index_add_(0, lags[valid], torch.ones_like(found[valid]))
     square[0], count[0] = 1, 1

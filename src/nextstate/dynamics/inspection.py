@@ -12,7 +12,6 @@ from nextstate.accelerate import accelerated
 from nextstate.cell import Cell
 from nextstate.checks import describe, refuse
 from nextstate.combine.wrapper import Combined
-from nextstate.defaults import usual_defaults
 from nextstate.dynamics.flow import step_map
 from nextstate.dynamics.gates import gates
 from nextstate.dynamics.gradients import moving, norms, quiet, reach_of, unmoved
@@ -32,7 +31,6 @@ EXPONENTS = 64
 """Exponents that are computed at most: all of a state that is no larger."""
 
 
-@usual_defaults()
 def inspect(
     module: nn.Module,
     batch: Any,

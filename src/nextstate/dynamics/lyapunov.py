@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nextstate.cell import Cell
 from nextstate.checks import refuse
-from nextstate.defaults import usual_defaults
 from nextstate.dynamics.flow import Flow, flow
 from nextstate.states import Tree, leaves
 
@@ -91,7 +90,6 @@ class Spectrum:
         return float(len(self.exponents)) if self.log_det is not None else None
 
 
-@usual_defaults()
 def lyapunov(
     cell: Cell,
     us: Tree,
@@ -138,7 +136,7 @@ def lyapunov(
         refuse("lyapunov", f"settle is {settle}; us has {along.steps} steps, of which some must be left")
     q = frame(along.batch, size, count, seed).to(leaves(along.states)[0].device)
     taken, logs, determinants = zip(*(_all if count == size else _leading)(along, q, settle), strict=True)
-    weights, total = torch.tensor(taken, dtype=torch.float64), torch.stack(logs)
+    weights, total = torch.tensor(taken, dtype=torch.float64, device="cpu"), torch.stack(logs)
     exponents = total.sum(0).mean(0) / weights.sum()
     log_det = float(torch.stack(determinants).sum(0).mean() / weights.sum()) if count == size else None
     order = exponents.argsort(descending=True, stable=True)
@@ -156,7 +154,8 @@ def lyapunov(
 def frame(batch: int, size: int, count: int, seed: int) -> Tensor:
     """Random orthonormal tangent vectors [B, N, K], float64, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(batch, size, count, generator=generator, dtype=torch.float64))[0]
+    drawn = torch.randn(batch, size, count, generator=generator, dtype=torch.float64, device="cpu")
+    return torch.linalg.qr(drawn)[0]
 
 
 Growth = tuple[int, Tensor, Tensor]
@@ -207,7 +206,7 @@ def _leading(along: Flow, q: Tensor, settle: int) -> Iterator[Growth]:
 
     Where a direction falls below the precision of the cell in one step, that step's Jacobian resolves it.
     """
-    none = torch.zeros(along.batch, dtype=torch.float64)
+    none = torch.zeros(along.batch, dtype=torch.float64, device="cpu")
     for t in range(along.steps):
         with torch.no_grad():
             _, pushed = along.map.push(*along.row(t), q)

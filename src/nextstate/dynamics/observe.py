@@ -84,7 +84,7 @@ def first_rows(request: Request, most: int) -> Request | None:
     """A request for a few of its rows, the longest; their padding is zeroed. None if no row has a step."""
     if not request.steps or not request.batch:
         return None
-    us, rows = zero_padding(request.us, request.lengths), torch.arange(min(most, request.batch))
+    us, rows = zero_padding(request.us, request.lengths), torch.arange(min(most, request.batch), device="cpu")
     if request.lengths is not None:
         lengths = request.lengths.cpu()
         rows = lengths.argsort(descending=True, stable=True)[:most]

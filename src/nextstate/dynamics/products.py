@@ -10,12 +10,10 @@ from torch import Tensor
 
 from nextstate.cell import Cell
 from nextstate.checks import refuse
-from nextstate.defaults import usual_defaults
 from nextstate.dynamics.flow import flow
 from nextstate.states import Tree
 
 
-@usual_defaults()
 def jacobians(cell: Cell, us: Tree, s0: Tree | None = None) -> Tensor:
     """The derivative of the state after each step by the state before it.
 
@@ -34,7 +32,6 @@ def jacobians(cell: Cell, us: Tree, s0: Tree | None = None) -> Tensor:
     return torch.stack(list(flow("jacobians", cell, us, s0).jacobians()))
 
 
-@usual_defaults()
 def lagged_singular_values(
     cell: Cell, us: Tree, lags: Sequence[int], s0: Tree | None = None, *, start: int = 0
 ) -> Tensor:
@@ -63,8 +60,8 @@ def lagged_singular_values(
             "lagged_singular_values",
             f"lags are {lags} from step {start} of {along.steps}; they must rise within 1..{left}",
         )
-    product = torch.eye(along.map.size, dtype=torch.float64).expand(along.batch, -1, -1)
-    scale = torch.zeros(along.batch, 1, dtype=torch.float64)
+    product = torch.eye(along.map.size, dtype=torch.float64, device="cpu").expand(along.batch, -1, -1)
+    scale = torch.zeros(along.batch, 1, dtype=torch.float64, device="cpu")
     found = []
     for k, jacobian in enumerate(along.jacobians(start, start + lags[-1]), 1):
         product = jacobian @ product
