@@ -247,6 +247,7 @@ class Buzzometer:
             aside.write_bytes(save(packed, metadata={FORMAT: json.dumps(about, ensure_ascii=False)}))
 
     @classmethod
+    @torch.inference_mode(False)  # or what is loaded within inference mode could not be explained outside
     def load(cls, path: Path | str | None = None) -> Buzzometer:
         """Read a model from its file; without a path, the one that comes with the package.
 

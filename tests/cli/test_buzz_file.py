@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -106,7 +107,8 @@ def test_closed_standard_input_is_refused(run):
     assert (code, err) == (2, "nextstate: table: standard input is closed; name a file\n")
 
 
-def test_sigterm_leaves_nothing_half_written(tmp_path):
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_half_written(tmp_path, asked):
     words = [sys.executable, "-m", "nextstate", "buzz", "--file", "-", "--out", str(tmp_path / "b.csv")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         process.stdin.write(b"good\n")
@@ -115,9 +117,20 @@ def test_sigterm_leaves_nothing_half_written(tmp_path):
         while not list(tmp_path.glob(".writing-*")) and time.monotonic() < end:
             time.sleep(0.05)
         assert list(tmp_path.glob(".writing-*"))
-        process.terminate()
-        assert process.wait(60) == 143
+        process.send_signal(asked)
+        assert process.wait(60) == 128 + asked
     assert not list(tmp_path.iterdir())
+
+
+def test_other_encodings_are_read_or_told(run, tmp_path):
+    (tmp_path / "a.csv").write_bytes("text\nil était\n".encode("utf-16"))
+    assert run("--file", tmp_path / "a.csv")[1:] == (
+        "text,label,score,probability\nil était,positive,0.5,0.75\n",
+        "",
+    )
+    (tmp_path / "a.csv").write_bytes("text\nil était\ngood\n".encode("latin-1"))
+    code, _, err = run("--file", tmp_path / "a.csv")
+    assert (code, err.startswith("buzz: in 1 rows something is no UTF-8")) == (0, True)
 
 
 def test_a_damaged_file_is_refused_in_one_line(run, tmp_path):

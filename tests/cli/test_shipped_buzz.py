@@ -69,6 +69,12 @@ def test_answers_do_not_depend_on_torchs_defaults(shipped, change, value, usual)
         change(usual)
 
 
+def test_a_model_loaded_in_inference_mode_can_be_explained_outside(shipped):
+    with torch.inference_mode():
+        loaded = Buzzometer.load()
+    assert loaded.explain("good film") == shipped.explain("good film")
+
+
 def test_words_about_the_same_thing_turned_round(shipped):
     pairs = [
         ("The movie was good.", "The movie was not good."),

@@ -111,6 +111,12 @@ def test_texts_of_one_group_stay_in_one_part(tmp_path):
     code, told = call(*words, "--group-column", "film", "--out", tmp_path / "grouped")
     assert (code, "held back: 16 texts" in told) == (0, True), told
     assert "--group-column film" in (tmp_path / "grouped" / "model.md").read_text()
+    rows = [row.rpartition(",")[0] + ",all" for row in rows]
+    data.write_text("\n".join(["text,label,film", *rows]) + "\n")
+    code, told = call(*words, "--group-column", "film", "--out", tmp_path / "none")
+    assert code == 2
+    assert "'film' has 1 groups, too few to leave one for --held-back and --test" in told
+    assert not (tmp_path / "none").exists()
     code, told = call(*words, "--group-column", "films", "--out", tmp_path / "none")
     assert code == 2
     assert "no column 'films'; its columns are 'text', 'label', 'film'" in told

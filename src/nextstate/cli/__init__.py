@@ -22,7 +22,7 @@ from nextstate.cli.inspect import inspect
 from nextstate.cli.machine import machine
 from nextstate.cli.serve import serve
 from nextstate.cli.sort import sort
-from nextstate.cli.stopping import end_tidily_at_sigterm, trains, unwritten
+from nextstate.cli.stopping import end_tidily, trains, unwritten
 from nextstate.cli.train_buzz import train_buzz
 from nextstate.cli.train_sort import train_sort
 from nextstate.cli.train_text import train_text
@@ -71,7 +71,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal that cannot show a character gets its number
             stream.reconfigure(errors="backslashreplace")
-    end_tidily_at_sigterm()
+    end_tidily()
     try:
         app()
     except InputError as error:

@@ -65,7 +65,8 @@ def score(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File for rows and scores; its ending says the format; - is stdout. Of many: a folder."
+            show_default="stdout; of many files scored",
+            help="File for rows and scores; its ending says the format; - is stdout. Of many: a folder.",
         ),
     ] = None,
     format: Annotated[
@@ -96,7 +97,7 @@ def score(
     from nextstate.buzzometer import Buzzometer
 
     if texts and file is not None:
-        refuse("buzz", "give texts or --file, not both")
+        refuse("buzz", "give texts or --file, not both; a pattern of files stands in quotation marks")
     # os.path, since Path.exists raises for names that no file can have
     many = file is not None and not os.path.exists(file) and any(mark in str(file) for mark in "*?[")
     if engine is Engine.ray and not many:
@@ -190,7 +191,7 @@ def _score_table(
     renamed = output_names(table.names)
     _tell_renamed(renamed)
     known = set(renamed)
-    bad = 0
+    bad = odd = 0
     streaming = str(file) == "-"
     if out is None:
         chosen = "jsonl" if json_output else {"lines": "tsv", "parquet": "csv"}.get(kind, kind)
@@ -200,11 +201,15 @@ def _score_table(
     with place as writer, counting("scoring", file, format, out is not None) as advance:
         for rows in arriving(table.rows, AT_ONCE) if streaming else _groups(table.rows, AT_ONCE):
             for row in rows:
+                odd += any("\ufffd" in value for value in row.fields.values() if isinstance(value, str))
                 if row.text is None:
                     bad += 1
                     print(f"buzz: row {row.number} is kept without a score: {row.problem}", file=sys.stderr)
             writer.write(answered(buzzometer, rows, renamed))
             advance(len(rows))
+    if odd:
+        reason = "is no UTF-8, shown as \ufffd; save the input as UTF-8 to have it read"
+        print(f"buzz: in {odd} rows something {reason}", file=sys.stderr)
     if writer.left_out:
         reason = "since the first rows do not name them; a .jsonl output keeps them"
         print(f"buzz: {writer.left_out} fields of rows are not in the output, {reason}", file=sys.stderr)

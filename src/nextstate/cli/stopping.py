@@ -43,14 +43,15 @@ def _tell(text: str) -> None:
         print(f"nextstate: {text}", file=sys.stderr)
 
 
-def end_tidily_at_sigterm() -> None:
-    """Let SIGTERM end a command as an exception does (exit code 143): what is half written is taken away.
+def end_tidily() -> None:
+    """Let SIGTERM and SIGHUP end a command as an exception does (143, 129): what is half written goes.
 
     One of several processes leaves it alone, as `stoppable` does; one that was ignored before stays so.
     """
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    if alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for asked in (signal.SIGTERM, signal.SIGHUP):
+        if alone and signal.getsignal(asked) is signal.SIG_DFL:
+            signal.signal(asked, lambda number, frame: sys.exit(128 + number))
 
 
 def unwritten() -> OSError | None:

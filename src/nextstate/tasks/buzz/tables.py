@@ -93,7 +93,7 @@ def read_table(
     `column` names the texts; without it the only column is taken, or one with a usual name (`USUAL`). In a
     file of plain lines every line is a text. `also` names columns that must be there too. A row is a problem
     if it has too few or too many fields, opens a quotation mark that is never closed, is not a JSON object,
-    or holds no text in its column; bytes that are no UTF-8 are replaced.
+    or holds no text in its column. Files are UTF-8, or UTF-16 with its mark; other bytes become U+FFFD.
 
     Raises InputError if there is no such file or column; so do the rows where the file turns out damaged.
     """
@@ -197,7 +197,12 @@ def _open(path: Path | str) -> IO[str]:
         raw.peek(1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"table: cannot read {path}: {error}") from error
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
+    return io.TextIOWrapper(raw, encoding=_encoding(raw), errors="replace", newline="")
+
+
+def _encoding(raw: Any) -> str:
+    """UTF-16 where a file begins with its mark, as those of spreadsheets do; else UTF-8."""
+    return "utf-16" if raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
 def _standard_input() -> IO[bytes]:
@@ -268,7 +273,8 @@ def _json_lines(stream: IO[str], path: Path | str, column: str | None, also: Seq
             break
     if not names:
         refuse("table", f"{path} holds no JSON object with a field; expected one a line")
-    column = choose_column(names, column, path)
+    where = path if number < AHEAD else f"{path}, as far as its first {AHEAD} lines say,"
+    column = choose_column(names, column, where)
 
     def row(number: int, found: dict[str, Any] | str) -> Row:
         if isinstance(found, str):
