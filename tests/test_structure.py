@@ -18,7 +18,7 @@ import nextstate as ns
 PACKAGE = Path(inspect.getfile(ns.Cell)).parent
 
 RANKS = {
-    **dict.fromkeys(("states", "checks", "writing", "lengths", "cell", "_engine"), 0),
+    **dict.fromkeys(("states", "checks", "defaults", "writing", "lengths", "cell", "_engine"), 0),
     **dict.fromkeys(("cells", "combine", "init"), 1),
     **dict.fromkeys(("loops", "compiler", "engines"), 2),
     "run": 3,
