@@ -271,10 +271,15 @@ def barred() -> bool:
         torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
-        or any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
+        or (torch._C._len_torch_function_stack() > 0 and not _only_a_default_device())
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
     )
+
+
+def _only_a_default_device() -> bool:
+    """`torch.set_default_device` and `with torch.device` change only what is made without saying where."""
+    return all(type(mode) is DeviceContext for mode in _get_current_function_mode_stack())
 
 
 def autocast_precision() -> str:
