@@ -168,6 +168,10 @@ def test_the_format_of_many_files(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (
+            ["--file", "a.csv", "--file", "b.csv"],
+            "--file is given 2 times; give a pattern in quotation marks",
+        ),
         (["--file", "*.csv", "--words", "3"], "--words 3 goes with texts"),
         (["--file", "*.csv", "--workers", "3"], "--workers 3 goes with --engine ray and many files"),
         (["good", "--workers", "3"], "--workers 3 goes with --engine ray and many files"),

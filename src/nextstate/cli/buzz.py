@@ -53,10 +53,12 @@ buzz.command("report")(report)
 @buzz.command(DEFAULT)
 def score(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; without any, stdin, one a line.")] = None,
-    file: Annotated[
-        Path | None,
+    files: Annotated[
+        list[Path] | None,
         typer.Option(
-            help="CSV, TSV, JSONL, Parquet or text lines (also .gz); - is stdin; 'folder/*.csv' is many."
+            "--file",
+            metavar="<path>",
+            help="CSV, TSV, JSONL, Parquet or text lines (also .gz); - is stdin; 'folder/*.csv' is many.",
         ),
     ] = None,
     column: Annotated[
@@ -96,6 +98,11 @@ def score(
     """
     from nextstate.buzzometer import Buzzometer
 
+    if files is not None and len(files) > 1:
+        refuse(
+            "buzz", f"--file is given {len(files)} times; give a pattern in quotation marks for many files"
+        )
+    file = files[0] if files else None
     if texts and file is not None:
         refuse("buzz", "give texts or --file, not both; a pattern of files stands in quotation marks")
     # os.path, since Path.exists raises for names that no file can have
