@@ -76,7 +76,7 @@ class Stepper:
             _engine.row_block(batch, count), changing, outcome,
         )  # fmt: skip
         self.pointers = pointers[changing], pointers[outcome]
-        self.out_shape: tuple[int, ...] | None = None
+        self.out: Tensor | None = None
         """The shape of an output that the engine alone makes, None where torch has work beside the loop."""
         split, trace = step.split, step.trace
         self.before = prepared(split.before, call.env, step.trace.batch, batch)
@@ -91,7 +91,8 @@ class Stepper:
         if bare and len(self.outs) == len(self.fed) == 1 and direct and self.outs[0].is_contiguous():
             shape = split.crossing[0].meta["val"].shape
             if len(shape) == 2 and call.request.us.dim() == 3:
-                self.out_shape = (batch, shape[1]) if batched else (shape[1],)
+                sizes = (batch, shape[1]) if batched else (shape[1],)
+                self.out = torch.empty(sizes, dtype=torch.float32, device="cpu")
 
     @staticmethod
     def make(engine: CpuEngine, request: Request, batched: bool, weights: str = "float32") -> Stepper | None:
@@ -132,8 +133,8 @@ class Stepper:
 
     def __call__(self, u: Tensor) -> Tree:
         """The output of one step on u, contiguous [B, ...] or [...] as in the request."""
-        if self.out_shape is not None:
-            v = torch.empty(self.out_shape, dtype=torch.float32, device="cpu")
+        if self.out is not None:
+            v = torch.empty_like(self.out)
             self.run(u.data_ptr(), v.data_ptr())
             return v
         return self._beside(u)
