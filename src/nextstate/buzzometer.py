@@ -184,19 +184,18 @@ class Buzzometer:
         ids = [i for span in spans for i in span.ids]
         pieces = cut([ids], self.shape.piece)
         if not spans:
-            even = float(
-                self._explained(self.network.table.new_full((1, len(self.labels)), 1 / len(self.labels)), 0)
-            )
+            classes = len(self.labels)
+            even = float(self._explained(self.network.table.new_full((1, classes), 1 / classes), 0))
             return Explanation(even, even, [])
         with torch.no_grad():
             us = F.embedding(pieces.ids, self.network.table)
             padding = self.network.table[0].expand_as(us)
-            none = us.new_zeros(len(ids), len(self.labels))
+            none = us.new_zeros(len(ids), len(self.labels))  # n-grams of words that are unknown
             ngram_logits = none if self.ngrams is None else self.ngrams.shares(ids)
             probabilities = self._probabilities(us, ngram_logits.sum(0), pieces)
             label = int(probabilities.argmax())
             score = float(self._explained(probabilities, label))
-            nothing = self._probabilities(padding, 0 * ngram_logits.sum(0), pieces)
+            nothing = self._probabilities(padding, none.sum(0), pieces)
             without = float(self._explained(nothing, label))
 
         def explained(place: list[Tensor]) -> Tensor:
@@ -328,11 +327,8 @@ def _shape_of(about: dict[str, Any]) -> Shape:
         refuse("Shape", f"piece is {piece!r}; expected an integer of at least 1")
     numbers = isinstance(temperature, list) and [type(part) in (int, float) for part in temperature]
     # It only grows or only falls with the length: what can be divided by at both ends can be between them.
-    heat = (
-        Temperature(*temperature).of(torch.tensor([0.0, 1e6], device="cpu"))
-        if numbers == [True, True]
-        else None
-    )
+    ends = torch.tensor([0.0, 1e6], device="cpu")
+    heat = Temperature(*temperature).of(ends) if numbers == [True, True] else None
     if heat is None or not (heat.isfinite() & (heat > 1e-12)).all():
         refuse("Shape", f"temperature is {temperature!r}; expected two finite numbers of moderate size")
     return Shape(about["features"], about["hidden"], tuple(labels), piece, Temperature(*temperature))

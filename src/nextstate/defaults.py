@@ -10,8 +10,9 @@ import torch
 
 @contextmanager
 def usual_defaults() -> Iterator[None]:
-    """Within the block torch makes what it is not told otherwise as float32 on the CPU. Of the whole process,
-    as torch's default type is.
+    """Within the block torch makes what it is not told otherwise as float32 on the CPU.
+
+    The type is that of the whole process while the block runs: torch keeps one for all threads.
 
     >>> torch.set_default_dtype(torch.float64)
     >>> with usual_defaults():

@@ -86,10 +86,8 @@ def test_split_keeps_labels_in_proportion_and_equal_texts_together():
 def test_split_keeps_groups_together():
     texts = [f"text {n}" for n in range(120)]
     texts[5] = texts[118]  # of two groups, which so become one
-    labels, groups = (
-        [n // 4 % 2 for n in range(120)],
-        [f"film {n // 4}" if n < 119 else "" for n in range(120)],
-    )
+    labels = [n // 4 % 2 for n in range(120)]
+    groups = [f"film {n // 4}" if n < 119 else "" for n in range(120)]
     parts = split(texts, labels, [0.2, 0.1], seed=3, groups=groups)
     assert sorted(place for part in parts for place in part) == list(range(120))
     for part in parts:
@@ -97,11 +95,8 @@ def test_split_keeps_groups_together():
             groups[place] for place in range(120) if place not in part
         }
         assert len({5, 118} & set(part)) in (0, 2)
-    assert [len(part) for part in parts] == [
-        83,
-        24,
-        13,
-    ]  # films: 20 of 4 and one of 3; 6; 3 and a text of none
+    # films: 20 of 4 texts and one of 3; 6; 3 and a text of none
+    assert [len(part) for part in parts] == [83, 24, 13]
     assert parts != split(texts, labels, [0.2, 0.1], seed=3)
     assert split(texts, labels, [0.2], groups=[""] * 120) == split(texts, labels, [0.2])
     with pytest.raises(InputError, match="there are 120 texts and 1 groups; expected as many of both"):

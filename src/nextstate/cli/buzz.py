@@ -188,10 +188,11 @@ def _score_table(
     from nextstate.tasks.buzz.scored import output_names, writer_to, writing
     from nextstate.tasks.buzz.tables import arriving, format_of, read_table
 
-    if str(file) == "-" and sys.stdin is not None and sys.stdin.isatty():
+    streaming = str(file) == "-"
+    if streaming and sys.stdin is not None and sys.stdin.isatty():
         print("buzz: reading texts, a line each; end with Ctrl-D", file=sys.stderr)
     kind = format_of(file, format)
-    if out is not None and (str(file) == "-" or os.path.exists(file)):  # or reading it is refused
+    if out is not None and (streaming or os.path.exists(file)):  # or reading it is refused
         _check_other(file, out)
         folder_of("buzz", out.parent)
     table = read_table(file, column, format=format)
@@ -199,7 +200,6 @@ def _score_table(
     _tell_renamed(renamed)
     known = set(renamed)
     bad = odd = 0
-    streaming = str(file) == "-"
     if out is None:
         chosen = "jsonl" if json_output else {"lines": "tsv", "parquet": "csv"}.get(kind, kind)
         place: Any = nullcontext(writer_to(sys.stdout, table, chosen))

@@ -88,7 +88,7 @@ def train_buzz(
     labels = ordered_labels(given)
     numbers = [labels.index(label) for label in given]
     parts = split(texts, numbers, [held_back, test], seed, groups)
-    _check_groups(parts, [held_back, test], group_column, len({*groups}))
+    _check_groups(parts, [held_back, test], group_column, len({*groups} - {""}))
     fabric = here()
     if fabric.is_global_zero:
         _show_split(parts, numbers, labels)
@@ -216,13 +216,13 @@ def _check_shares(held_back: float, test: float) -> None:
 
 
 def _check_groups(parts: list[list[int]], shares: list[float], column: str | None, count: int) -> None:
-    empty = [option for option, share, part in zip(("held-back", "test"), shares, parts[1:], strict=True)
-             if share and not part]  # fmt: skip
+    options = zip(("--held-back", "--test"), shares, parts[1:], strict=True)
+    empty = [option for option, share, part in options if share and not part]
     if column is not None and empty:
         refuse(
             "train buzz",
             f"--group-column {column!r} has {count} groups, too few to leave one for "
-            f"--{' and --'.join(empty)}; raise the share, set it to 0, or name another column",
+            f"{' and '.join(empty)}; raise the share, set it to 0, or name another column",
         )
 
 

@@ -38,9 +38,8 @@ def draw_part(part: Part, folder: Path) -> Path:
         steps = len(gate.values) if gate.valid is None else int(gate.valid[:, row].sum())
         values = gate.values[:steps, row].float()
         values = values[:, values.mean(0).argsort()]
-        values = values[
-            :, torch.linspace(0, values.shape[1] - 1, min(UNITS, values.shape[1]), device="cpu").long()
-        ]
+        width = values.shape[1]
+        values = values[:, torch.linspace(0, width - 1, min(UNITS, width), device="cpu").long()]
         low = 0 if gate.kind == "sigmoid" else -1
         image = axis.imshow(
             values.T.numpy(), aspect="auto", vmin=low, vmax=1, cmap="RdBu", interpolation="nearest"

@@ -37,7 +37,7 @@ UNREADABLE = (OSError, EOFError, zlib.error, csv.Error, ValueError)
 NOT_CLOSED = "a quotation mark opened in this row is never closed"
 
 AHEAD = 1000
-"""JSON lines that are read to find one that has the column of the text."""
+"""JSON lines that are read, at most, to find all columns that are wanted."""
 
 csv.field_size_limit(sys.maxsize)
 
